@@ -1,0 +1,2 @@
+//! Trigger dispatcher.
+fn main() {}
