@@ -1,2 +1,7 @@
-//! Trigger dispatcher.
-fn main() {}
+//! The program `trigger-dispatcher`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    trigger_dispatcher::cli::main()
+}

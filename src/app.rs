@@ -1,0 +1,108 @@
+//! The composition root: configuration, parts, run.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Broker, Config, ResultBackend};
+use crate::dispatch::{Dispatcher, Terms};
+use crate::intake::kafka::KafkaSource;
+use crate::retry::{Backoff, until_done};
+use crate::store::postgres::{ClaimTerms, PostgresClaims};
+use crate::store::refresh::Refresher;
+use crate::store::sweep::Sweeper;
+use crate::store::{Database, StoreError, migrate};
+use crate::supervise::{Task, within_grace};
+use crate::tasks::Queue;
+use crate::tasks::amqp::AmqpQueue;
+use crate::tasks::redis::{RedisLink, RedisQueue};
+use crate::telemetry::{Events, Metrics};
+use crate::web;
+
+/// Runs the service until `stop`.
+///
+/// # Errors
+/// The configuration is refused by a client library, a task failed, or the shutdown took too long.
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    let metrics = Arc::new(Metrics::default());
+    let database = Database::new(&config.postgres);
+    // Everything that can be wrong without asking a server is told before the first server is asked.
+    let queue = queue(&config)?;
+    let sweeper = Sweeper::new(database.clone(), self::queue(&config)?, results(&config)?, config.trigger.lease, Arc::clone(&metrics));
+    let listener = web::bind(config.process.http_address).await?;
+    tracing::info!(event = "starting", version = env!("CARGO_PKG_VERSION"), topic = config.kafka.signal_topic, group = config.kafka.consumer_group);
+
+    let http = Task::start("http", &stop, web::serve(listener, Arc::clone(&metrics), stop.clone()));
+    let all = async {
+        let flow = flow(&config, database, queue, sweeper, metrics, &stop).await;
+        stop.cancel();
+        flow.and(http.join().await)
+    };
+    let result = within_grace(&stop, config.process.shutdown_grace, all).await;
+    tracing::info!(event = "stopped", in_order = result.is_ok());
+    result
+}
+
+/// Prepares the store, reads the rules, then runs the loop beside the refresh and the sweeper.
+async fn flow(
+    config: &Config,
+    database: Database,
+    queue: Queue,
+    sweeper: Sweeper,
+    metrics: Arc<Metrics>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let prepared = until_done(&mut Backoff::new("store_not_ready"), stop, async || prepare(config, &database).await).await;
+    let mut refresher = Refresher::new(database.clone(), config.trigger.refresh_interval, Arc::clone(&metrics));
+    let loaded = until_done(&mut Backoff::new("rules_not_read"), stop, async || refresher.refresh().await).await;
+    if prepared.and(loaded).is_err() {
+        return Ok(());
+    }
+    // Only now join the group: an instance without rules would call every signal unmatched.
+    let source = KafkaSource::connect(&config.kafka, &config.batch, config.trigger.max_signal_age)?;
+    let dispatcher = Dispatcher {
+        source,
+        claims: PostgresClaims::new(database, ClaimTerms::new(config)),
+        queue,
+        rules: refresher.rules(),
+        terms: Terms { topic: config.kafka.signal_topic.clone(), scope: config.trigger.scope, celery: config.celery.clone() },
+        events: Events::new(&config.kafka.signal_topic, config.process.log_signals_per_second),
+        metrics,
+        stop: stop.clone(),
+    };
+    let refresh = Task::start("refresh", stop, refresher.run(stop.clone()));
+    let sweep = Task::start("sweep", stop, sweeper.run(stop.clone()));
+    dispatcher.run().await;
+    stop.cancel();
+    refresh.join().await.and(sweep.join().await)
+}
+
+async fn prepare(config: &Config, database: &Database) -> Result<(), StoreError> {
+    if !config.postgres.auto_migrate {
+        return migrate::check(database).await;
+    }
+    let migrated = migrate::migrate(database).await?;
+    tracing::info!(event = "migrated", from = migrated.from, to = migrated.to, notifying = ?migrated.notifying, silent = ?migrated.silent);
+    Ok(())
+}
+
+/// The queue that the broker's URL names.
+///
+/// # Errors
+/// A certificate file cannot be read.
+pub fn queue(config: &Config) -> anyhow::Result<Queue> {
+    Ok(match &config.celery.broker {
+        Broker::Redis(address) => {
+            Queue::Redis(Box::new(RedisQueue::new(address, &config.celery, config.trigger.lease).context("CELERY_BROKER_URL")?))
+        }
+        Broker::Amqp(address) => Queue::Amqp(Box::new(AmqpQueue::new(address, &config.celery))),
+    })
+}
+
+fn results(config: &Config) -> anyhow::Result<Option<RedisLink>> {
+    match &config.celery.result_backend {
+        ResultBackend::Redis(address) => Ok(Some(RedisLink::new(address).context("CELERY_RESULT_BACKEND")?)),
+        ResultBackend::Unseen => Ok(None),
+    }
+}

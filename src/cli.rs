@@ -1,0 +1,108 @@
+//! Commands, and how their errors become exit codes.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::commands::{demo, health};
+use crate::config::{Config, Environment, Problems, env_example, help};
+use crate::store::{Database, migrate};
+use crate::{app, supervise, telemetry};
+
+/// Wrong usage or configuration, as `sysexits.h` counts.
+const USAGE: u8 = 64;
+
+/// Turns streams of trading signals into Celery tasks: once, at once, and for a reason that can be looked up.
+#[derive(Debug, Parser)]
+#[command(name = "trigger-dispatcher", version, after_help = help())]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Consume signals and enqueue tasks until SIGTERM.
+    #[command(after_help = help())]
+    Run,
+    /// Make or update the schema `dispatcher` in PostgreSQL.
+    Migrate,
+    /// Show the whole job with nothing installed: Kafka, store, queue and workers within this process.
+    Demo(demo::Options),
+    /// Ask the running service for its health (GET /healthz at HTTP_ADDRESS); for container health checks.
+    Health,
+    /// Print every variable with its default, as .env.example has it.
+    Variables,
+}
+
+/// Parses, runs, and maps the outcome to an exit code.
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() { USAGE } else { 0 };
+            // Nobody reads what we say when stdout or stderr is closed.
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    match execute(arguments.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let is_usage = error.chain().any(|cause| cause.is::<Problems>() || is_refused_property(cause));
+            complain(&error);
+            ExitCode::from(if is_usage { USAGE } else { 1 })
+        }
+    }
+}
+
+fn is_refused_property(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(cause.downcast_ref::<crate::intake::kafka::Error>(), Some(crate::intake::kafka::Error::Property { .. }))
+}
+
+#[expect(clippy::print_stderr, reason = "the one place that tells a person why the program ends")]
+fn complain(error: &anyhow::Error) {
+    match error.downcast_ref::<Problems>() {
+        Some(problems) => eprintln!("{problems}"),
+        None => eprintln!("trigger-dispatcher: {error:#}"),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the answers of commands that answer")]
+fn execute(command: Command) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let result = match command {
+        Command::Variables => {
+            print!("{}", env_example());
+            Ok(())
+        }
+        Command::Demo(options) => runtime.block_on(demo::run(options)),
+        Command::Health => runtime.block_on(health::run(&configuration()?)),
+        Command::Migrate => runtime.block_on(async {
+            let migrated = migrate::migrate(&Database::new(&configuration()?.postgres)).await?;
+            println!("schema dispatcher: version {} (was {})", migrated.to, migrated.from);
+            for (tables, text) in [(&migrated.notifying, "changes are seen at once"), (&migrated.silent, "no right to make a trigger: changes are seen at the next refresh")] {
+                for table in tables {
+                    println!("{table}: {text}");
+                }
+            }
+            Ok(())
+        }),
+        Command::Run => runtime.block_on(async {
+            let config = configuration()?;
+            telemetry::start_logs(&config.process);
+            let stop = CancellationToken::new();
+            let _signals = supervise::stop_on_signal(stop.clone())?;
+            app::run(config, stop).await
+        }),
+    };
+    // Threads that hang in a client library must not keep the process: correctness never needs a clean close.
+    runtime.shutdown_background();
+    result
+}
+
+fn configuration() -> anyhow::Result<Config> {
+    Ok(Config::read(&Environment::load(Path::new(".env"))?)?)
+}

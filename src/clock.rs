@@ -1,0 +1,15 @@
+//! The only reader of time. Everything else takes an instant as an argument.
+
+use std::time::Instant;
+
+/// A monotonic instant, for durations and deadlines.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// The wall clock, in milliseconds since 1970; only for the age of records and for logs, never for a claim.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+pub fn unix_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}

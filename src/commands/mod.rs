@@ -1,0 +1,4 @@
+//! The commands that are more than a line.
+
+pub(crate) mod demo;
+pub(crate) mod health;

@@ -1,0 +1,163 @@
+//! Reading named values, and collecting every mistake instead of stopping at the first.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::variables::VARIABLES;
+
+/// The variables that are set: the process environment over a `.env` file.
+#[derive(Debug, Clone, Default)]
+pub struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    /// The process environment, and below it the `.env` file at `path` if there is one.
+    ///
+    /// # Errors
+    /// A line of the file that cannot be read; the text of the line is not repeated, as it may be a secret.
+    pub fn load(path: &Path) -> Result<Self, Problems> {
+        let mut values = BTreeMap::new();
+        match dotenvy::from_path_iter(path) {
+            Ok(lines) => {
+                for (number, line) in lines.enumerate() {
+                    let (name, value) = line.map_err(|_| {
+                        Problems::one(&path.display().to_string(), &format!("entry {} is not NAME=value", number + 1))
+                    })?;
+                    values.insert(name, value);
+                }
+            }
+            Err(error) if error.not_found() => {}
+            Err(_) => return Err(Problems::one(&path.display().to_string(), "the file cannot be read")),
+        }
+        values.extend(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))));
+        Ok(Self(values))
+    }
+
+    /// Starts a pass over the variables.
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { values: &self.0, problems: Vec::new() }
+    }
+}
+
+impl<const N: usize> From<[(&str, &str); N]> for Environment {
+    fn from(pairs: [(&str, &str); N]) -> Self {
+        Self(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+}
+
+/// One mistake in the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The variable.
+    pub name: String,
+    /// What is wrong and what to do.
+    pub text: String,
+}
+
+/// Every mistake in the configuration, one line each.
+#[derive(Debug, Clone, Default, PartialEq, Eq, thiserror::Error)]
+pub struct Problems(pub Vec<Problem>);
+
+impl Problems {
+    pub(crate) fn one(name: &str, text: &str) -> Self {
+        Self(vec![Problem { name: name.to_owned(), text: text.to_owned() }])
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, problem) in self.0.iter().enumerate() {
+            let end = if n + 1 == self.0.len() { "" } else { "\n" };
+            write!(f, "{}: {}{end}", problem.name, problem.text)?;
+        }
+        Ok(())
+    }
+}
+
+/// One pass over the variables that remembers what was wrong.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    values: &'a BTreeMap<String, String>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Reader<'a> {
+    /// Ends the pass.
+    ///
+    /// # Errors
+    /// Every problem that was reported.
+    pub fn finish(self) -> Result<(), Problems> {
+        if self.problems.is_empty() { Ok(()) } else { Err(Problems(self.problems)) }
+    }
+
+    pub(super) fn problem(&mut self, name: &str, text: impl Into<String>) {
+        self.problems.push(Problem { name: name.to_owned(), text: text.into() });
+    }
+
+    /// The value, or its default from the list of variables; `None` when there is neither.
+    pub(super) fn optional(&self, name: &str) -> Option<&'a str> {
+        let variable = VARIABLES.iter().find(|variable| variable.name == name);
+        debug_assert!(variable.is_some(), "{name} is missing in the list of variables");
+        match self.values.get(name).map(|value| value.trim()) {
+            Some(value) if !value.is_empty() => Some(value),
+            _ => variable.and_then(|variable| variable.default),
+        }
+    }
+
+    pub(super) fn required(&mut self, name: &str) -> Option<&'a str> {
+        let value = self.optional(name);
+        if value.is_none() {
+            self.problem(name, "is not set, and has no default");
+        }
+        value
+    }
+
+    pub(super) fn number<T: FromStr + PartialOrd + fmt::Display>(&mut self, name: &str, least: T, most: T) -> Option<T> {
+        let value = self.required(name)?;
+        match value.parse::<T>() {
+            Ok(number) if number >= least && number <= most => Some(number),
+            _ => {
+                self.problem(name, format!("expected a number from {least} to {most}, got {}", shape(value)));
+                None
+            }
+        }
+    }
+
+    /// Seconds, with decimals allowed.
+    pub(super) fn seconds(&mut self, name: &str, least: f64, most: f64) -> Option<Duration> {
+        self.number(name, least, most).map(Duration::from_secs_f64)
+    }
+
+    pub(super) fn choice<T: Copy>(&mut self, name: &str, choices: &[(&str, T)]) -> Option<T> {
+        let value = self.required(name)?;
+        let found = choices.iter().find(|(text, _)| text.eq_ignore_ascii_case(value));
+        if found.is_none() {
+            let names: Vec<_> = choices.iter().map(|(text, _)| *text).collect();
+            self.problem(name, format!("expected one of {}, got {}", names.join(", "), shape(value)));
+        }
+        found.map(|(_, choice)| *choice)
+    }
+
+    /// Every variable whose name starts with `prefix`, with the rest of its name.
+    pub(super) fn prefixed(&self, prefix: &str) -> Vec<(&'a str, &'a str)> {
+        self.values.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?, value.as_str()))).collect()
+    }
+}
+
+/// What a value looks like, without telling it: it may be a password in the wrong place.
+pub(super) fn shape(value: &str) -> String {
+    let kind = if value.bytes().all(|byte| byte.is_ascii_digit()) {
+        "digits"
+    } else if value.parse::<f64>().is_ok() {
+        "a number"
+    } else if value.contains("://") {
+        "a URL"
+    } else if value.chars().all(char::is_alphabetic) {
+        "letters"
+    } else {
+        "text"
+    };
+    format!("{kind} ({} characters)", value.chars().count())
+}

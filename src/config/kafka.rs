@@ -1,0 +1,97 @@
+//! Where signals come from.
+
+use secrecy::SecretString;
+
+use super::environment::Reader;
+
+/// Properties that the promises rest on: the service sets them, nobody else may.
+const OURS: [&str; 9] = [
+    "bootstrap.servers",
+    "group.id",
+    "auto.offset.reset",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.partition.eof",
+    "enable.idempotence",
+    "acks",
+    "partition.assignment.strategy",
+];
+
+/// Where a partition starts that nobody has read yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OffsetReset {
+    /// With the oldest record that Kafka has (bounded by `MAX_SIGNAL_AGE_SECONDS`).
+    Earliest,
+    /// With the next record to arrive; what came before is not looked at.
+    Latest,
+}
+
+impl OffsetReset {
+    /// librdkafka's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Earliest => "earliest",
+            Self::Latest => "latest",
+        }
+    }
+}
+
+/// Where signals come from.
+#[derive(Debug, Clone)]
+pub struct KafkaConfig {
+    /// `host:port`, comma separated.
+    pub bootstrap_servers: String,
+    /// The topic of signals.
+    pub signal_topic: String,
+    /// The consumer group; several instances share one.
+    pub consumer_group: String,
+    /// Where an unread partition starts.
+    pub auto_offset_reset: OffsetReset,
+    /// Where bad records go.
+    pub dead_letter_topic: String,
+    /// librdkafka properties, passed on as they are.
+    pub properties: Vec<(String, SecretString)>,
+}
+
+impl KafkaConfig {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let bootstrap_servers = reader.required("KAFKA_BOOTSTRAP_SERVERS");
+        let signal_topic = topic(reader, "KAFKA_SIGNAL_TOPIC");
+        let consumer_group = reader.required("KAFKA_CONSUMER_GROUP");
+        let auto_offset_reset = reader
+            .choice("KAFKA_AUTO_OFFSET_RESET", &[("earliest", OffsetReset::Earliest), ("latest", OffsetReset::Latest)]);
+        let dead_letter_topic = match reader.optional("KAFKA_DEAD_LETTER_TOPIC") {
+            Some(_) => topic(reader, "KAFKA_DEAD_LETTER_TOPIC"),
+            None => signal_topic.as_ref().map(|topic| format!("{topic}.dead-letter")),
+        };
+        if dead_letter_topic.is_some() && dead_letter_topic == signal_topic {
+            reader.problem("KAFKA_DEAD_LETTER_TOPIC", "is the signal topic: bad records would come back for ever");
+        }
+        let mut properties = Vec::new();
+        for (name, value) in reader.prefixed("KAFKA_CONFIG_") {
+            let property = name.to_ascii_lowercase().replace('_', ".");
+            if OURS.contains(&property.as_str()) {
+                reader.problem(&format!("KAFKA_CONFIG_{name}"), format!("{property} is set by the service itself; remove it"));
+            }
+            properties.push((property, SecretString::from(value.to_owned())));
+        }
+        Some(Self {
+            bootstrap_servers: bootstrap_servers?.to_owned(),
+            signal_topic: signal_topic?,
+            consumer_group: consumer_group?.to_owned(),
+            auto_offset_reset: auto_offset_reset?,
+            dead_letter_topic: dead_letter_topic?,
+            properties,
+        })
+    }
+}
+
+/// Kafka's own rule for topic names.
+fn topic(reader: &mut Reader<'_>, name: &str) -> Option<String> {
+    let value = reader.required(name)?;
+    let legal = value.len() <= 249 && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if !legal {
+        reader.problem(name, "a topic's name has at most 249 characters out of a-z, A-Z, 0-9, '.', '_' and '-'");
+    }
+    legal.then(|| value.to_owned())
+}

@@ -1,0 +1,78 @@
+//! Where rules, executions and our ledger are.
+
+use std::path::PathBuf;
+
+use secrecy::SecretString;
+
+use super::environment::Reader;
+
+/// How the connection to PostgreSQL is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SslMode {
+    /// Plain text.
+    Disable,
+    /// Encrypted; the server's certificate is not checked.
+    Require,
+    /// Encrypted; the certificate's chain and host name are checked.
+    VerifyFull,
+}
+
+/// Where rules, executions and our ledger are.
+#[derive(Debug, Clone)]
+pub struct PostgresConfig {
+    /// Role.
+    pub user: String,
+    /// The role's password.
+    pub password: SecretString,
+    /// Host name, address, or the folder of a Unix socket.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Database.
+    pub database: String,
+    /// How the connection is protected.
+    pub ssl_mode: SslMode,
+    /// PEM file with the authorities to trust; the system's when `None`.
+    pub ssl_root_certificate: Option<PathBuf>,
+    /// Whether `run` makes our schema.
+    pub auto_migrate: bool,
+}
+
+impl PostgresConfig {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let user = reader.required("POSTGRES_USER");
+        let password = reader.required("POSTGRES_PASSWORD");
+        let host = reader.required("POSTGRES_HOST");
+        let port = reader.number("POSTGRES_PORT", 1, u16::MAX);
+        let database = reader.required("POSTGRES_DB");
+        let ssl_mode = match reader.optional("POSTGRES_SSLMODE") {
+            Some(_) => reader.choice(
+                "POSTGRES_SSLMODE",
+                &[("disable", SslMode::Disable), ("require", SslMode::Require), ("verify-full", SslMode::VerifyFull)],
+            ),
+            None => host.map(|host| if is_local(host) { SslMode::Disable } else { SslMode::VerifyFull }),
+        };
+        let ssl_root_certificate = reader.optional("POSTGRES_SSLROOTCERT").map(PathBuf::from);
+        if let Some(path) = ssl_root_certificate.as_ref().filter(|path| !path.is_file()) {
+            reader.problem("POSTGRES_SSLROOTCERT", format!("there is no file {}", path.display()));
+        }
+        let auto_migrate = reader.choice("AUTO_MIGRATE", &[("true", true), ("false", false)]);
+        Some(Self {
+            user: user?.to_owned(),
+            password: SecretString::from(password?.to_owned()),
+            host: host?.to_owned(),
+            port: port?,
+            database: database?.to_owned(),
+            ssl_mode: ssl_mode?,
+            ssl_root_certificate,
+            auto_migrate: auto_migrate?,
+        })
+    }
+}
+
+/// Whether traffic to `host` stays on this machine.
+pub(super) fn is_local(host: &str) -> bool {
+    host.starts_with('/')
+        || host.eq_ignore_ascii_case("localhost")
+        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}

@@ -1,0 +1,54 @@
+//! Logs, HTTP, shutdown.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::environment::{Reader, shape};
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Logs, HTTP, shutdown.
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// A level or `tracing` filter, for example `info` or `info,trigger_dispatcher=debug`.
+    pub log_level: String,
+    /// Lines a second of each event that comes once per signal.
+    pub log_signals_per_second: u32,
+    /// Where health and metrics are served.
+    pub http_address: SocketAddr,
+    /// How long a shutdown may take before the process leaves anyway.
+    pub shutdown_grace: Duration,
+}
+
+impl ProcessConfig {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let log_format = reader.choice("LOG_FORMAT", &[("json", LogFormat::Json), ("text", LogFormat::Text)]);
+        let log_level = reader.required("LOG_LEVEL")?;
+        if tracing_subscriber::EnvFilter::try_new(log_level).is_err() {
+            reader.problem("LOG_LEVEL", format!("expected error, warn, info, debug or trace, got {}", shape(log_level)));
+        }
+        let log_signals_per_second = reader.number("LOG_SIGNALS_PER_SECOND", 0, 1_000_000);
+        let address = reader.required("HTTP_ADDRESS")?;
+        let http_address = address.parse::<SocketAddr>().ok();
+        if http_address.is_none() {
+            reader.problem("HTTP_ADDRESS", format!("expected an address and port such as 127.0.0.1:8080, got {}", shape(address)));
+        }
+        let shutdown_grace = reader.seconds("SHUTDOWN_GRACE_SECONDS", 1.0, 3600.0);
+        Some(Self {
+            log_format: log_format?,
+            log_level: log_level.to_owned(),
+            log_signals_per_second: log_signals_per_second?,
+            http_address: http_address?,
+            shutdown_grace: shutdown_grace?,
+        })
+    }
+}

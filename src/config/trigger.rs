@@ -1,0 +1,64 @@
+//! What a trigger is, what keeps a slot busy, and for how long.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::environment::Reader;
+
+/// What may have one execution in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// A pipeline, for all the tickers that matched in the batch.
+    Pipeline,
+    /// Each (pipeline, ticker).
+    Ticker,
+}
+
+/// What a trigger is, what keeps a slot busy, and for how long.
+#[derive(Debug, Clone)]
+pub struct TriggerConfig {
+    /// What may have one execution in flight.
+    pub scope: Scope,
+    /// How long a claim holds its slot when nothing tells that it is over.
+    pub lease: Duration,
+    /// Records older than this are counted as stale; `None` is no limit.
+    pub max_signal_age: Option<Duration>,
+    /// How often the rules are read again.
+    pub refresh_interval: Duration,
+    /// Statuses, in lower case, that keep a pipeline busy.
+    pub active_statuses: BTreeSet<String>,
+    /// Statuses, in lower case, of an execution that is over. Any other status counts as active.
+    pub over_statuses: BTreeSet<String>,
+}
+
+impl TriggerConfig {
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let scope = reader.choice("TRIGGER_SCOPE", &[("pipeline", Scope::Pipeline), ("ticker", Scope::Ticker)]);
+        let lease = reader.seconds("TRIGGER_LEASE_SECONDS", 1.0, 604_800.0);
+        let max_signal_age = reader.seconds("MAX_SIGNAL_AGE_SECONDS", 0.0, 1e9);
+        let refresh_interval = reader.seconds("CACHE_REFRESH_INTERVAL_SECONDS", 0.1, 86_400.0);
+        let active_statuses = statuses(reader.required("EXECUTION_ACTIVE_STATUSES")?);
+        let mut over_statuses = statuses(reader.required("EXECUTION_OVER_STATUSES")?);
+        let both: Vec<_> = active_statuses.intersection(&over_statuses).cloned().collect();
+        if !both.is_empty() {
+            reader.problem(
+                "EXECUTION_ACTIVE_STATUSES",
+                format!("{} stand in EXECUTION_OVER_STATUSES too; remove them from one list", both.join(", ")),
+            );
+        }
+        // Two orders are worse than none: when in doubt, a status is active.
+        over_statuses.retain(|status| !active_statuses.contains(status));
+        Some(Self {
+            scope: scope?,
+            lease: lease?,
+            max_signal_age: Some(max_signal_age?).filter(|age| !age.is_zero()),
+            refresh_interval: refresh_interval?,
+            active_statuses,
+            over_statuses,
+        })
+    }
+}
+
+fn statuses(list: &str) -> BTreeSet<String> {
+    list.split(',').map(|status| status.trim().to_lowercase()).filter(|status| !status.is_empty()).collect()
+}

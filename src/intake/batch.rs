@@ -1,0 +1,154 @@
+//! Signals on their way to one decision, stored without an allocation per record.
+//!
+//! All text of a batch stands in one string; signals and mentions point into it.
+
+use std::time::Instant;
+
+use super::decode::{self, Record};
+use super::offsets::Offsets;
+use super::rejected::{Reason, Rejected};
+
+/// A piece of the batch's text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    pub(super) fn new(start: usize, end: usize) -> Self {
+        // A batch is cut long before 4 GiB (see `Batch::bytes` and its bound in the intake thread).
+        let narrow = |position: usize| u32::try_from(position).unwrap_or(u32::MAX);
+        Self { start: narrow(start), end: narrow(end) }
+    }
+
+    /// Whether there is no text.
+    pub fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// One Kafka record, decoded as far as matching needs it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Signal {
+    /// Where it came from.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// The Kafka record's timestamp, in milliseconds since 1970.
+    pub record_time_ms: i64,
+    /// The whole payload.
+    pub payload: Span,
+    /// The id that the signal states; empty when it states none.
+    pub stated_id: Span,
+    /// Its type; empty when it states none.
+    pub signal_type: Span,
+    /// Its tickers: a range of the batch's mentions.
+    pub first_mention: u32,
+    /// The end of that range.
+    pub end_mention: u32,
+}
+
+/// A ticker that a signal speaks of.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mention {
+    /// Trimmed and in upper case.
+    pub ticker: Span,
+    /// `BULLISH`, `BEARISH`, …; empty when not said.
+    pub bias: Span,
+    /// What the signal says, in the generator's unit (0 to 100 by custom).
+    pub confidence: Option<f64>,
+}
+
+/// Records to be decided together.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    pub(super) text: String,
+    pub(super) signals: Vec<Signal>,
+    pub(super) mentions: Vec<Mention>,
+    pub(super) rejected: Vec<Rejected>,
+    pub(super) rejected_bytes: usize,
+    /// Which records it covers.
+    pub offsets: Offsets,
+    /// When its first record arrived.
+    pub oldest: Option<Instant>,
+}
+
+impl Batch {
+    /// Adds a record: as a signal, as a rejected one, or, if older than `oldest_ms`, as a stale one.
+    pub fn push(&mut self, record: &Record<'_>, epoch: i64, oldest_ms: i64, now: Instant) {
+        self.oldest.get_or_insert(now);
+        let span = self.offsets.record(record.partition, epoch, record.offset);
+        if record.time_ms < oldest_ms {
+            span.stale += 1;
+            return;
+        }
+        if let Err(reason) = decode::decode(record, self) {
+            self.reject(record, reason);
+        }
+    }
+
+    fn reject(&mut self, record: &Record<'_>, reason: Reason) {
+        self.offsets.record_invalid(record.partition);
+        self.rejected_bytes += record.payload.map_or(0, <[u8]>::len);
+        self.rejected.push(Rejected {
+            reason,
+            partition: record.partition,
+            offset: record.offset,
+            key: record.key.map(<[u8]>::to_vec),
+            payload: record.payload.map(<[u8]>::to_vec),
+            headers: (record.headers)(),
+        });
+    }
+
+    /// The text of a span.
+    pub fn text(&self, span: Span) -> &str {
+        &self.text[span.start as usize..span.end as usize]
+    }
+
+    /// The signals, in the order of arrival.
+    pub fn signals(&self) -> &[Signal] {
+        &self.signals
+    }
+
+    /// The tickers of a signal.
+    pub fn mentions(&self, signal: &Signal) -> &[Mention] {
+        &self.mentions[signal.first_mention as usize..signal.end_mention as usize]
+    }
+
+    /// One ticker by its position in the batch.
+    pub fn mention(&self, position: u32) -> &Mention {
+        &self.mentions[position as usize]
+    }
+
+    /// The bad records.
+    pub fn rejected(&self) -> &[Rejected] {
+        &self.rejected
+    }
+
+    /// Records that it covers, whatever becomes of them.
+    pub fn records(&self) -> usize {
+        usize::try_from(self.offsets.consumed()).unwrap_or_default()
+    }
+
+    /// Memory that it holds, in bytes, near enough to bound it.
+    pub fn bytes(&self) -> usize {
+        self.text.len()
+            + self.rejected_bytes
+            + self.signals.len() * size_of::<Signal>()
+            + self.mentions.len() * size_of::<Mention>()
+            + self.rejected.len() * size_of::<Rejected>()
+    }
+
+    /// Whether it covers no record.
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
+    /// Leaves the records of some partitions out: another instance decides them.
+    pub fn remove(&mut self, partitions: &[i32]) {
+        self.offsets.remove(partitions);
+        self.signals.retain(|signal| !partitions.contains(&signal.partition));
+        self.rejected.retain(|rejected| !partitions.contains(&rejected.partition));
+    }
+}

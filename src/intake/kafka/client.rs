@@ -1,0 +1,138 @@
+//! librdkafka clients: their settings, and what they call back.
+
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use rdkafka::ClientContext;
+use rdkafka::TopicPartitionList;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::types::RDKafkaRespErr;
+use secrecy::ExposeSecret;
+
+use super::Error;
+use crate::config::KafkaConfig;
+use crate::telemetry::Seldom;
+
+/// The settings that every client shares: the servers and the operator's own properties.
+pub fn client_config(kafka: &KafkaConfig) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &kafka.bootstrap_servers);
+    config.set("client.id", "trigger-dispatcher");
+    for (property, value) in &kafka.properties {
+        config.set(property, value.expose_secret());
+    }
+    config
+}
+
+/// A consumer that has joined the group as soon as Kafka answers.
+pub(super) fn consumer(kafka: &KafkaConfig) -> Result<BaseConsumer<IntakeContext>, Error> {
+    let mut config = ClientConfig::new();
+    // The operator's properties come later and win, except for those that the promises rest on.
+    config
+        .set("fetch.queue.backoff.ms", "5")
+        .set("fetch.error.backoff.ms", "50")
+        .set("queued.max.messages.kbytes", "65536")
+        .set("topic.metadata.refresh.interval.ms", "30000")
+        .set("reconnect.backoff.max.ms", "2000")
+        .set("check.crcs", "true");
+    for (property, value) in client_config(kafka).config_map() {
+        config.set(property.to_owned(), value.to_owned());
+    }
+    config
+        .set("group.id", &kafka.consumer_group)
+        .set("auto.offset.reset", kafka.auto_offset_reset.as_str())
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("partition.assignment.strategy", "range,roundrobin");
+    let (changes, receiver) = channel();
+    let context = IntakeContext { changes, receiver: Mutex::new(receiver), seldom: Seldom::default() };
+    let consumer: BaseConsumer<IntakeContext> = create(&config, context)?;
+    consumer.subscribe(&[&kafka.signal_topic])?;
+    Ok(consumer)
+}
+
+/// A client of any kind, with configuration errors told apart.
+pub(super) fn create<C: ClientContext, T: FromClientConfigAndContext<C>>(config: &ClientConfig, context: C) -> Result<T, Error> {
+    T::from_config_and_context(config, context).map_err(|error| match error {
+        KafkaError::ClientConfig(_, text, property, value) => Error::Property { property, text: text.replace(&value, "…") },
+        KafkaError::ClientCreation(text) => Error::Property { property: "(combination)".to_owned(), text },
+        other => Error::Kafka(other),
+    })
+}
+
+/// What the group did to our assignment.
+#[derive(Debug)]
+pub(super) enum Change {
+    Assigned(Vec<i32>),
+    Revoked,
+}
+
+/// The consumer's callbacks. They run in the intake thread, inside `poll`.
+pub(super) struct IntakeContext {
+    changes: Sender<Change>,
+    receiver: Mutex<Receiver<Change>>,
+    seldom: Seldom,
+}
+
+impl IntakeContext {
+    /// The changes since the last call, in order.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        self.receiver.lock().map(|receiver| receiver.try_iter().collect()).unwrap_or_default()
+    }
+
+    fn changed(&self, change: Change) {
+        // Both ends live in this context, so the channel is never closed.
+        drop(self.changes.send(change));
+    }
+}
+
+impl ClientContext for IntakeContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(&self.seldom, level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if self.seldom.now("kafka_error") {
+            tracing::warn!(event = "kafka_error", %error, reason);
+        }
+    }
+}
+
+impl ConsumerContext for IntakeContext {
+    /// Accepts an assignment without reading it yet: from where is the store's to say.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            // The list of an empty assignment must not be looked into (rust-rdkafka #681).
+            let partitions = if list.count() == 0 { Vec::new() } else { list.elements().iter().map(|element| element.partition()).collect() };
+            if let Err(error) = consumer.assign(&TopicPartitionList::new()) {
+                tracing::error!(event = "assign_failed", %error);
+            }
+            self.changed(Change::Assigned(partitions));
+        } else {
+            if let Err(error) = consumer.unassign() {
+                tracing::error!(event = "unassign_failed", %error);
+            }
+            self.changed(Change::Revoked);
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        // Kafka's offsets only follow: after a hand-over the new owner commits, and lag tools see it then.
+        if let Err(error) = result {
+            tracing::debug!(event = "kafka_commit_refused", %error);
+        }
+    }
+}
+
+/// librdkafka's own log lines: each facility at most once a minute.
+pub(super) fn log(seldom: &Seldom, level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
+            tracing::debug!(event = "librdkafka", facility, message);
+        }
+        _ if seldom.now(facility) => tracing::warn!(event = "librdkafka", facility, message),
+        _ => {}
+    }
+}

@@ -1,0 +1,135 @@
+//! Signals from Kafka. The only file group of this stage that does IO.
+//!
+//! An OS thread of its own polls librdkafka, decodes and fills the next batch, so that the group holds and the
+//! broker keeps sending whatever the rest of the service waits for. Assigned partitions are not read before the
+//! loop has fetched their progress from the store and says [`Source::start`].
+
+mod client;
+mod dead_letter;
+mod thread;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rdkafka::TopicPartitionList;
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::Offset;
+use tokio::sync::{mpsc, oneshot};
+
+use self::dead_letter::DeadLetters;
+use self::thread::{Command, IntakeThread};
+use super::{Arrival, FlushPolicy, Offsets, Rejected, Source, Start};
+use crate::clock;
+use crate::config::{BatchConfig, KafkaConfig};
+
+pub use self::client::client_config;
+
+/// What went wrong with Kafka.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// librdkafka does not take the configuration.
+    #[error("librdkafka refuses the property {property}: {text}")]
+    Property {
+        /// The property.
+        property: String,
+        /// Why; without the value, which may be a secret.
+        text: String,
+    },
+    /// Kafka cannot be reached, or refuses.
+    #[error("kafka: {0}")]
+    Kafka(#[from] KafkaError),
+    /// The intake thread is gone.
+    #[error("the intake thread has ended")]
+    Ended,
+    /// The operating system gives no thread.
+    #[error("no thread for the intake: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Signals from a Kafka topic, as a member of a consumer group.
+#[derive(Debug)]
+pub struct KafkaSource {
+    topic: String,
+    arrivals: mpsc::Receiver<Arrival>,
+    commands: std::sync::mpsc::Sender<Command>,
+    /// Set while the loop waits for a batch.
+    wanted: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+    closed: oneshot::Receiver<()>,
+    dead_letters: DeadLetters,
+}
+
+impl KafkaSource {
+    /// Joins the group. Kafka need not be reachable yet.
+    ///
+    /// # Errors
+    /// The configuration is not librdkafka's, or the system gives no thread.
+    pub fn connect(kafka: &KafkaConfig, batch: &BatchConfig, max_age: Option<Duration>) -> Result<Self, Error> {
+        // The dispatcher takes one arrival at a time: a second waiting one would only be an older batch.
+        let (arrivals_tx, arrivals) = mpsc::channel(4);
+        let (commands, commands_rx) = std::sync::mpsc::channel();
+        let (closed_tx, closed) = oneshot::channel();
+        let wanted = Arc::new(AtomicBool::new(false));
+        let consumer = client::consumer(kafka)?;
+        let dead_letters = DeadLetters::connect(kafka)?;
+        let intake = IntakeThread::new(
+            consumer,
+            kafka.signal_topic.clone(),
+            FlushPolicy::new(batch, clock::now()),
+            max_age,
+            arrivals_tx,
+            commands_rx,
+            Arc::clone(&wanted),
+        );
+        let thread = std::thread::Builder::new().name("intake".into()).spawn(move || {
+            intake.run();
+            // The receiver is gone when nobody waits for the end.
+            closed_tx.send(()).ok();
+        })?;
+        Ok(Self { topic: kafka.signal_topic.clone(), arrivals, commands, wanted, thread, closed, dead_letters })
+    }
+
+    fn command(&self, command: Command) -> Result<(), Error> {
+        self.commands.send(command).map_err(|_| Error::Ended)?;
+        self.thread.thread().unpark();
+        Ok(())
+    }
+}
+
+impl Source for KafkaSource {
+    type Error = Error;
+
+    async fn next(&mut self) -> Arrival {
+        self.wanted.store(true, Ordering::Release);
+        self.thread.thread().unpark();
+        self.arrivals.recv().await.unwrap_or(Arrival::Ended)
+    }
+
+    async fn start(&mut self, starts: &[Start]) -> Result<(), Error> {
+        self.command(Command::Start(starts.to_vec()))
+    }
+
+    async fn dead_letter(&mut self, rejected: &[Rejected]) -> Result<(), Error> {
+        self.dead_letters.send(rejected).await
+    }
+
+    async fn commit(&mut self, offsets: &Offsets) -> Result<(), Error> {
+        let mut list = TopicPartitionList::with_capacity(offsets.spans().len());
+        for span in offsets.spans() {
+            list.add_partition_offset(&self.topic, span.partition, Offset::Offset(span.next_offset))?;
+        }
+        self.command(Command::Commit(list))
+    }
+
+    async fn close(&mut self) {
+        // An error means that the thread has ended by itself.
+        if self.command(Command::Close).is_ok() {
+            self.arrivals.close();
+            if (&mut self.closed).await.is_err() {
+                tracing::warn!(event = "intake_thread_lost");
+            }
+        }
+    }
+}

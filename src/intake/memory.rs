@@ -1,0 +1,200 @@
+//! A topic in memory with a consumer group, for the seeded simulation: the twin of [`super::kafka`].
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::{Arrival, Batch, Due, FlushPolicy, Offsets, Record, Rejected, Source, Start};
+use crate::clock;
+use crate::config::BatchConfig;
+
+/// A record as it lies in the topic.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MemoryRecord {
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its payload.
+    pub payload: Option<Vec<u8>>,
+    /// Its headers.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// Its timestamp in milliseconds since 1970.
+    pub time_ms: i64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    partitions: Vec<Vec<MemoryRecord>>,
+    committed: BTreeMap<i32, i64>,
+    dead_letters: Vec<Rejected>,
+    members: Vec<u64>,
+    last_member: u64,
+    generation: u64,
+}
+
+/// A topic in memory, shared by producers and the members of one consumer group.
+#[derive(Debug, Clone)]
+pub struct MemoryTopic {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Notify>,
+}
+
+impl MemoryTopic {
+    /// An empty topic.
+    pub fn new(partitions: usize) -> Self {
+        let state = State { partitions: vec![Vec::new(); partitions], ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends a record, and returns its offset.
+    pub fn produce(&self, partition: usize, record: MemoryRecord) -> usize {
+        let mut state = self.state();
+        let log = &mut state.partitions[partition];
+        log.push(record);
+        let offset = log.len() - 1;
+        drop(state);
+        self.changed.notify_waiters();
+        offset
+    }
+
+    /// The group's committed offsets.
+    pub fn committed(&self) -> BTreeMap<i32, i64> {
+        self.state().committed.clone()
+    }
+
+    /// What was written to the dead-letter topic.
+    pub fn dead_letters(&self) -> Vec<Rejected> {
+        self.state().dead_letters.clone()
+    }
+
+    /// A new member of the group; every member is assigned anew.
+    pub fn join(&self, batch: &BatchConfig) -> MemorySource {
+        let mut state = self.state();
+        state.last_member += 1;
+        state.generation += 1;
+        let member = state.last_member;
+        state.members.push(member);
+        drop(state);
+        self.changed.notify_waiters();
+        MemorySource {
+            topic: self.clone(),
+            member,
+            generation: 0,
+            started: Vec::new(),
+            pending: Batch::default(),
+            policy: FlushPolicy::new(batch, clock::now()),
+        }
+    }
+}
+
+/// A member of the group.
+#[derive(Debug)]
+pub struct MemorySource {
+    topic: MemoryTopic,
+    member: u64,
+    generation: u64,
+    /// What we read, and the offset that comes next.
+    started: Vec<(Start, usize)>,
+    pending: Batch,
+    policy: FlushPolicy,
+}
+
+impl MemorySource {
+    /// What the group gives this member, if that has changed.
+    fn reassigned(&mut self, state: &State) -> Option<Vec<i32>> {
+        if self.generation == state.generation {
+            return None;
+        }
+        self.generation = state.generation;
+        self.started.clear();
+        self.pending = Batch::default();
+        let position = state.members.iter().position(|member| *member == self.member)?;
+        let mine = (0..state.partitions.len()).filter(|partition| partition % state.members.len() == position);
+        Some(mine.filter_map(|partition| i32::try_from(partition).ok()).collect())
+    }
+
+    fn take(&mut self, state: &State) {
+        for (start, position) in &mut self.started {
+            let log = &state.partitions[usize::try_from(start.partition).unwrap_or_default()];
+            for record in log.iter().skip(*position) {
+                let headers = || record.headers.clone();
+                let record = Record {
+                    partition: start.partition,
+                    offset: i64::try_from(*position).unwrap_or(i64::MAX),
+                    time_ms: record.time_ms,
+                    key: record.key.as_deref(),
+                    payload: record.payload.as_deref(),
+                    headers: &headers,
+                };
+                self.pending.push(&record, start.epoch, i64::MIN, clock::now());
+                *position += 1;
+            }
+        }
+    }
+}
+
+impl Source for MemorySource {
+    type Error = Infallible;
+
+    async fn next(&mut self) -> Arrival {
+        let topic = self.topic.clone();
+        loop {
+            let changed = topic.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let state = topic.state();
+                match self.reassigned(&state) {
+                    Some(partitions) if !partitions.is_empty() => return Arrival::Assigned(partitions),
+                    _ => self.take(&state),
+                }
+            }
+            let now = clock::now();
+            match self.pending.oldest.map(|oldest| self.policy.due(self.pending.records(), oldest, now)) {
+                Some(Due::Now) => {
+                    self.policy.spend(now);
+                    return Arrival::Batch(std::mem::take(&mut self.pending));
+                }
+                // Time running out is the point of waiting here, not a failure.
+                Some(Due::At(at)) => drop(tokio::time::timeout_at(at.into(), changed).await),
+                None => changed.await,
+            }
+        }
+    }
+
+    async fn start(&mut self, starts: &[Start]) -> Result<(), Infallible> {
+        let topic = self.topic.clone();
+        let state = topic.state();
+        if self.generation == state.generation {
+            let first = |start: &Start| start.next_offset.or_else(|| state.committed.get(&start.partition).copied()).unwrap_or(0);
+            self.started = starts.iter().map(|start| (*start, usize::try_from(first(start)).unwrap_or_default())).collect();
+        }
+        Ok(())
+    }
+
+    async fn dead_letter(&mut self, rejected: &[Rejected]) -> Result<(), Infallible> {
+        self.topic.state().dead_letters.extend_from_slice(rejected);
+        Ok(())
+    }
+
+    async fn commit(&mut self, offsets: &Offsets) -> Result<(), Infallible> {
+        let mut state = self.topic.state();
+        if self.generation == state.generation {
+            state.committed.extend(offsets.spans().iter().map(|span| (span.partition, span.next_offset)));
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self) {
+        let mut state = self.topic.state();
+        state.members.retain(|member| *member != self.member);
+        state.generation += 1;
+        drop(state);
+        self.topic.changed.notify_waiters();
+    }
+}

@@ -1,0 +1,72 @@
+//! 1: what arrives. Kafka records become signals, and signals become batches.
+//!
+//! Owns decoding, the limits of a record, when a batch leaves, and which offsets it covers. Must never look at
+//! a rule or decide what a signal means.
+
+mod batch;
+mod decode;
+mod flush;
+pub mod kafka;
+pub mod memory;
+mod offsets;
+mod rejected;
+
+use std::future::Future;
+
+pub use batch::{Batch, Mention, Signal, Span};
+pub use decode::{Details, MAX_RECORD_BYTES, NO_METADATA, Record};
+pub use flush::{Due, FlushPolicy};
+pub use offsets::{Offsets, PartitionSpan};
+pub use rejected::{Reason, Rejected};
+
+/// What a source hands to the loop.
+#[derive(Debug)]
+pub enum Arrival {
+    /// The group gave us these partitions; nothing of them arrives until [`Source::start`] says from where.
+    Assigned(Vec<i32>),
+    /// Records to decide.
+    Batch(Batch),
+    /// No more will come.
+    Ended,
+}
+
+/// Where an assigned partition starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// The partition.
+    pub partition: i32,
+    /// The fence: only decisions that carry the newest epoch of a partition count.
+    pub epoch: i64,
+    /// The next offset to decide; `None` when nothing of the partition was ever decided.
+    pub next_offset: Option<i64>,
+}
+
+/// Where signals come from.
+pub trait Source: Send {
+    /// What went wrong.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Waits for what comes next. Cancelling the wait loses nothing.
+    fn next(&mut self) -> impl Future<Output = Arrival> + Send;
+
+    /// Begins to read assigned partitions.
+    ///
+    /// # Errors
+    /// The source refuses; nothing was started.
+    fn start(&mut self, starts: &[Start]) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Writes rejected records to the dead-letter topic, and returns once all are acknowledged.
+    ///
+    /// # Errors
+    /// At least one was not acknowledged; all may be sent again.
+    fn dead_letter(&mut self, rejected: &[Rejected]) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Tells the source what has been decided. Advisory: the store is the truth.
+    ///
+    /// # Errors
+    /// The source did not take it; a later commit covers it.
+    fn commit(&mut self, offsets: &Offsets) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Stops reading, hands the last commits on and leaves the group.
+    fn close(&mut self) -> impl Future<Output = ()> + Send;
+}

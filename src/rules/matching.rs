@@ -1,0 +1,202 @@
+//! A batch of signals against the rules: who would be triggered by what, each slot once.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::index::{Pipeline, RuleSet};
+use crate::config::Scope;
+use crate::intake::{Batch, Details, Mention, Signal};
+
+/// Tickers that one trigger names at most; the rest of a very wide match is left out of `tickers`.
+const MAX_TICKERS: usize = 256;
+/// The ticker of a slot that is a whole pipeline.
+pub const WHOLE: u32 = u32::MAX;
+
+/// A slot that a batch wants to claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// The pipeline's number in the rule set.
+    pub pipeline: u32,
+    /// The ticker's number in the rule set, or [`WHOLE`].
+    pub ticker: u32,
+    /// The first signal of the batch that matched, by its position: the trigger is its.
+    pub signal: u32,
+    /// The last signal of the batch that matched.
+    last: u32,
+    /// Positions of the mentions that matched, each ticker once; the first is the symbol.
+    pub mentions: Vec<u32>,
+    /// Whether another signal of the batch matched the same slot.
+    pub shared: bool,
+}
+
+/// A (slot, signal) that the ledger knows already, and that must not lead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Skip {
+    /// The pipeline's number in the rule set.
+    pub pipeline: u32,
+    /// The ticker's number in the rule set, or [`WHOLE`].
+    pub ticker: u32,
+    /// The signal's position in the batch.
+    pub signal: u32,
+}
+
+/// What matching alone says about the records of one partition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PartitionCounts {
+    /// Signals that no pipeline accepts.
+    pub unmatched: i64,
+    /// Signals all of whose matches went to slots for which an earlier signal of the batch leads.
+    pub merged: i64,
+    /// Signals that the ledger knows already for all slots that they would lead.
+    pub redelivered: i64,
+}
+
+/// Everything that a batch matches.
+#[derive(Debug)]
+pub struct Matches {
+    /// The rules that were asked.
+    pub rules: Arc<RuleSet>,
+    /// What a slot is.
+    pub scope: Scope,
+    /// The slots, ascending by (pipeline id, ticker): the order of claims, against deadlocks.
+    pub candidates: Vec<Candidate>,
+    /// Counts by partition.
+    pub counts: HashMap<i32, PartitionCounts>,
+    /// How many (signal, slot) pairs matched.
+    pub pairs: u64,
+}
+
+impl RuleSet {
+    /// Matches a batch. `skips` may not lead; they are the ones that the store has found in its ledger.
+    pub fn match_batch(self: &Arc<Self>, batch: &Batch, scope: Scope, skips: &HashSet<Skip>) -> Matches {
+        let mut matching = Matching { rules: self, batch, scope, skips, slots: HashMap::default(), candidates: Vec::new(), pairs: 0 };
+        let mut counts: HashMap<i32, PartitionCounts> = HashMap::new();
+        for (position, signal) in batch.signals().iter().enumerate() {
+            let outcome = matching.signal(u32::try_from(position).unwrap_or(u32::MAX), signal);
+            let count = counts.entry(signal.partition).or_default();
+            match outcome {
+                Outcome::Leads => {}
+                Outcome::Unmatched => count.unmatched += 1,
+                Outcome::Merged => count.merged += 1,
+                Outcome::Known => count.redelivered += 1,
+            }
+        }
+        let Matching { mut candidates, pairs, .. } = matching;
+        // Pipelines are numbered in the order of their ids.
+        candidates.sort_by(|a, b| {
+            let ticker = |candidate: &Candidate| batch.text(batch.mention(candidate.mentions[0]).ticker);
+            a.pipeline.cmp(&b.pipeline).then_with(|| ticker(a).cmp(ticker(b)))
+        });
+        Matches { rules: Arc::clone(self), scope, candidates, counts, pairs }
+    }
+}
+
+/// What matching alone says about a signal.
+enum Outcome {
+    Unmatched,
+    /// It is the first of the batch for at least one slot.
+    Leads,
+    Merged,
+    Known,
+}
+
+struct Matching<'a> {
+    rules: &'a RuleSet,
+    batch: &'a Batch,
+    scope: Scope,
+    skips: &'a HashSet<Skip>,
+    /// (pipeline, ticker) to the candidate's position.
+    slots: HashMap<(u32, u32), usize, foldhash::fast::RandomState>,
+    candidates: Vec<Candidate>,
+    pairs: u64,
+}
+
+impl Matching<'_> {
+    fn signal(&mut self, position: u32, signal: &Signal) -> Outcome {
+        let signal_type = self.batch.text(signal.signal_type);
+        let mut timeframe = None;
+        let (mut leads, mut merges, mut known) = (false, false, false);
+        for (offset, mention) in self.batch.mentions(signal).iter().enumerate() {
+            let Some(ticker) = self.rules.ticker(self.batch.text(mention.ticker)) else { continue };
+            let mention_position = signal.first_mention + u32::try_from(offset).unwrap_or(u32::MAX);
+            for &pipeline in self.rules.watchers(ticker) {
+                if !self.rules.pipelines[pipeline as usize].accepts(self.batch, signal, signal_type, mention, &mut timeframe) {
+                    continue;
+                }
+                match self.add(pipeline, ticker, position, mention_position) {
+                    Some(Outcome::Leads) => leads = true,
+                    Some(Outcome::Known) => known = true,
+                    Some(_) => merges = true,
+                    // The same signal matched the slot by another of its tickers.
+                    None => {}
+                }
+            }
+        }
+        match (leads, merges, known) {
+            (true, ..) => Outcome::Leads,
+            (_, true, _) => Outcome::Merged,
+            (_, _, true) => Outcome::Known,
+            _ => Outcome::Unmatched,
+        }
+    }
+
+    fn add(&mut self, pipeline: u32, ticker: u32, position: u32, mention: u32) -> Option<Outcome> {
+        let ticker = match self.scope {
+            Scope::Pipeline => WHOLE,
+            Scope::Ticker => ticker,
+        };
+        if !self.skips.is_empty() && self.skips.contains(&Skip { pipeline, ticker, signal: position }) {
+            return Some(Outcome::Known);
+        }
+        let next = self.candidates.len();
+        let at = *self.slots.entry((pipeline, ticker)).or_insert(next);
+        if at == next {
+            self.pairs += 1;
+            let mentions = vec![mention];
+            self.candidates.push(Candidate { pipeline, ticker, signal: position, last: position, mentions, shared: false });
+            return Some(Outcome::Leads);
+        }
+        let batch = self.batch;
+        let candidate = &mut self.candidates[at];
+        let name = |mention: u32| batch.text(batch.mention(mention).ticker);
+        if candidate.mentions.len() < MAX_TICKERS && !candidate.mentions.iter().any(|known| name(*known) == name(mention)) {
+            candidate.mentions.push(mention);
+        }
+        if candidate.last == position {
+            return None;
+        }
+        candidate.last = position;
+        candidate.shared = true;
+        self.pairs += 1;
+        Some(Outcome::Merged)
+    }
+}
+
+impl Pipeline {
+    /// Whether the pipeline accepts what a signal says of one ticker that it watches.
+    fn accepts<'b>(
+        &self,
+        batch: &'b Batch,
+        signal: &Signal,
+        signal_type: &str,
+        mention: &Mention,
+        timeframe: &mut Option<Option<Cow<'b, str>>>,
+    ) -> bool {
+        if self.subscriptions.is_empty() {
+            return true;
+        }
+        self.subscriptions.iter().any(|subscription| {
+            subscription.signal_type.as_deref().is_none_or(|wanted| wanted == signal_type)
+                && subscription.min_confidence.is_none_or(|least| mention.confidence.is_some_and(|confidence| confidence >= least))
+                && subscription.timeframe.as_deref().is_none_or(|wanted| {
+                    // Read from the metadata at most once a signal, and only if somebody asks.
+                    let found = timeframe.get_or_insert_with(|| Details::read(batch.text(signal.payload)).timeframe());
+                    found.as_deref().is_some_and(|found| found.trim() == wanted)
+                })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,11 @@
+//! 2: what it means. Which pipelines accept a signal. Pure: nothing here does IO or can fail.
+//!
+//! Owns the rules and the index over them. Must never ask whether a pipeline is idle: that is the store's.
+
+mod index;
+mod matching;
+mod rule;
+
+pub use index::RuleSet;
+pub use matching::{Candidate, Matches, PartitionCounts, Skip, WHOLE};
+pub use rule::{Rule, RuleRow, Subscription};

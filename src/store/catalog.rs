@@ -1,0 +1,72 @@
+//! How the platform's tables look: they may have other types, more columns, or lack the optional ones.
+
+use std::collections::HashMap;
+
+use super::StoreError;
+use super::postgres::Connection;
+
+/// The columns of one table, by name, with their types.
+#[derive(Debug, Default)]
+pub(super) struct Columns(HashMap<String, String>);
+
+impl Columns {
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Whether there is no such table on the search path, or none that we may see.
+    pub(super) fn is_missing(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn type_of(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The table's columns, all of which `required` must be among.
+    pub(super) fn require(self, table: &str, required: &[&str]) -> Result<Self, StoreError> {
+        if self.is_missing() {
+            return Err(StoreError::Platform(format!("there is no table {table}")));
+        }
+        let missing: Vec<_> = required.iter().filter(|name| !self.has(name)).copied().collect();
+        if missing.is_empty() { Ok(self) } else { Err(StoreError::Platform(format!("the table {table} has no column {}", missing.join(", ")))) }
+    }
+}
+
+/// Reads the columns of some tables in one statement.
+pub(super) async fn columns<const N: usize>(connection: &Connection, tables: [&str; N]) -> Result<[Columns; N], StoreError> {
+    let rows = connection
+        .query(
+            "select t.name, a.attname::text, format_type(a.atttypid, null)
+             from unnest($1::text[]) as t (name)
+             join pg_attribute a on a.attrelid = to_regclass(t.name) and a.attnum > 0 and not a.attisdropped",
+            &[&tables.as_slice()],
+        )
+        .await?;
+    let mut found = tables.map(|_| Columns::default());
+    for row in rows {
+        let table: String = row.try_get(0).map_err(StoreError::Answer)?;
+        if let Some(position) = tables.iter().position(|name| *name == table) {
+            let column: String = row.try_get(1).map_err(StoreError::Answer)?;
+            found[position].0.insert(column, row.try_get(2).map_err(StoreError::Answer)?);
+        }
+    }
+    Ok(found)
+}
+
+/// The claim statement for the platform's executions table.
+pub(super) async fn claim_sql(connection: &Connection) -> Result<String, StoreError> {
+    let [executions] = columns(connection, ["executions"]).await?;
+    let executions = executions.require("executions", &["id", "pipeline_id", "status"])?;
+    let id = |of: &str| match executions.type_of("pipeline_id") {
+        Some("uuid") | None => format!("{of}.pipeline_id"),
+        Some(other) => format!("{of}.pipeline_id::text::{other}"),
+    };
+    let symbol = if executions.has("symbol") { "e.symbol::text" } else { "null::text" };
+    let created_at = if executions.has("created_at") { "e.created_at" } else { "null::timestamptz" };
+    Ok(include_str!("sql/claim.sql")
+        .replace("{pipeline_id}", &id("c"))
+        .replace("{slot_pipeline_id}", &id("s"))
+        .replace("{symbol}", symbol)
+        .replace("{created_at}", created_at))
+}

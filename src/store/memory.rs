@@ -1,0 +1,222 @@
+//! The claims in memory, for the demo and the seeded simulation: the twin of [`super::postgres`].
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{ClaimRequest, Claimed, Claims, Verdict};
+use crate::clock;
+use crate::intake::Start;
+
+/// What became of the records of a partition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The fence.
+    pub epoch: i64,
+    /// The next offset to decide.
+    pub next_offset: Option<i64>,
+    /// Records decided; the sum of all that follow.
+    pub consumed: i64,
+    /// Led at least one trigger.
+    pub triggered: i64,
+    /// Every slot that they would lead was busy.
+    pub busy: i64,
+    /// Every slot that they would lead knows them already.
+    pub redelivered: i64,
+    /// Joined an earlier signal of their batch.
+    pub merged: i64,
+    /// Nobody watches them.
+    pub unmatched: i64,
+    /// Too old.
+    pub stale: i64,
+    /// Bad in themselves.
+    pub invalid: i64,
+}
+
+#[derive(Debug, Clone)]
+struct Slot {
+    trigger_id: Uuid,
+    leased_until_ms: i64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    progress: BTreeMap<i32, Progress>,
+    triggers: HashMap<Uuid, Uuid>,
+    slots: HashMap<(Uuid, String), Slot>,
+    /// Active executions by pipeline, with the symbol they are for.
+    active: HashMap<Uuid, Vec<(Uuid, Option<String>)>>,
+    over: HashSet<Uuid>,
+}
+
+/// A store in memory, shared by instances and workers.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore(Arc<Mutex<State>>);
+
+impl MemoryStore {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker starts an execution.
+    pub fn start_execution(&self, execution_id: Uuid, pipeline_id: Uuid, symbol: Option<&str>) {
+        self.state().active.entry(pipeline_id).or_default().push((execution_id, symbol.map(str::to_owned)));
+    }
+
+    /// A worker ends an execution.
+    pub fn finish_execution(&self, execution_id: Uuid, pipeline_id: Uuid) {
+        let mut state = self.state();
+        if let Some(active) = state.active.get_mut(&pipeline_id) {
+            active.retain(|(id, _)| *id != execution_id);
+        }
+        state.over.insert(execution_id);
+    }
+
+    /// What became of the records, by partition.
+    pub fn progress(&self) -> BTreeMap<i32, Progress> {
+        self.state().progress.clone()
+    }
+
+    /// Every trigger in the ledger.
+    pub fn triggers(&self) -> Vec<Uuid> {
+        self.state().triggers.keys().copied().collect()
+    }
+
+    /// A dispatcher's access to the store.
+    pub fn claims(&self, lease: Duration) -> MemoryClaims {
+        MemoryClaims { store: self.clone(), lease, unwritten: Vec::new(), confirmed: Vec::new() }
+    }
+}
+
+/// A dispatcher's access to the store.
+#[derive(Debug)]
+pub struct MemoryClaims {
+    store: MemoryStore,
+    lease: Duration,
+    unwritten: Vec<Uuid>,
+    confirmed: Vec<Uuid>,
+}
+
+impl State {
+    /// Whether nothing keeps the slot from a new trigger.
+    fn is_idle(&self, pipeline_id: Uuid, ticker: &str, now_ms: i64) -> bool {
+        let runs = self.active.get(&pipeline_id).is_some_and(|active| {
+            active.iter().any(|(_, symbol)| ticker.is_empty() || symbol.as_deref().is_none_or(|symbol| symbol == ticker))
+        });
+        let held = self
+            .slots
+            .get(&(pipeline_id, ticker.to_owned()))
+            .is_some_and(|slot| slot.leased_until_ms > now_ms && !self.over.contains(&slot.trigger_id));
+        !runs && !held
+    }
+
+    fn decide(&mut self, request: &ClaimRequest, lease: Duration) -> Verdict {
+        let state_of = |partition: i32| self.progress.get(&partition).copied().unwrap_or_default();
+        let mut repeated = true;
+        let mut fenced = Vec::new();
+        for (span, _) in &request.spans {
+            let progress = state_of(span.partition);
+            let mine = progress.epoch == span.epoch;
+            if !mine || progress.next_offset.is_some_and(|next| next > span.first_offset) {
+                fenced.push(span.partition);
+            }
+            repeated &= mine && progress.next_offset.is_some_and(|next| next >= span.next_offset);
+        }
+        let now_ms = clock::unix_ms();
+        let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+        let leased_until_ms = now_ms.saturating_add(lease_ms);
+        let leased_until = Timestamp::from_millisecond(leased_until_ms).unwrap_or(Timestamp::MAX);
+        if !fenced.is_empty() {
+            if !repeated {
+                return Verdict::Fenced(fenced);
+            }
+            let ours = |trigger: &Uuid| self.triggers.get(trigger) == Some(&request.publication_id);
+            let won = positions(request, |wanted| ours(&wanted.text.trigger_id));
+            return Verdict::Claimed(Claimed { won, known: 0, leased_until, unknown_statuses: Vec::new() });
+        }
+        let known = positions(request, |wanted| self.triggers.contains_key(&wanted.text.trigger_id));
+        if known.iter().any(|position| request.wanted[*position].shared) {
+            return Verdict::Known(known);
+        }
+        let mut won = Vec::new();
+        for (position, wanted) in request.wanted.iter().enumerate() {
+            let trigger_id = wanted.text.trigger_id;
+            if known.binary_search(&position).is_ok() || !self.is_idle(wanted.pipeline_id, &wanted.ticker, now_ms) {
+                continue;
+            }
+            self.slots.insert((wanted.pipeline_id, wanted.ticker.clone()), Slot { trigger_id, leased_until_ms });
+            self.triggers.insert(trigger_id, request.publication_id);
+            won.push(position);
+        }
+        self.count(request, &won, &known);
+        Verdict::Claimed(Claimed { won, known: known.len(), leased_until, unknown_statuses: Vec::new() })
+    }
+
+    fn count(&mut self, request: &ClaimRequest, won: &[usize], known: &[usize]) {
+        // A record is triggered if it leads any trigger, redelivered if the ledger knows it everywhere, else busy.
+        let mut records: BTreeMap<(i32, i64), (bool, bool)> = BTreeMap::new();
+        for (position, wanted) in request.wanted.iter().enumerate() {
+            let record = records.entry((wanted.partition, wanted.offset)).or_insert((false, true));
+            record.0 |= won.binary_search(&position).is_ok();
+            record.1 &= known.binary_search(&position).is_ok();
+        }
+        for (span, counts) in &request.spans {
+            let progress = self.progress.entry(span.partition).or_default();
+            progress.next_offset = Some(span.next_offset);
+            progress.consumed += span.consumed;
+            progress.redelivered += counts.redelivered;
+            progress.merged += counts.merged;
+            progress.unmatched += counts.unmatched;
+            progress.stale += span.stale;
+            progress.invalid += span.invalid;
+            for (_, outcome) in records.range((span.partition, i64::MIN)..=(span.partition, i64::MAX)) {
+                match outcome {
+                    (true, _) => progress.triggered += 1,
+                    (false, true) => progress.redelivered += 1,
+                    (false, false) => progress.busy += 1,
+                }
+            }
+        }
+    }
+}
+
+fn positions(request: &ClaimRequest, test: impl Fn(&super::Wanted) -> bool) -> Vec<usize> {
+    request.wanted.iter().enumerate().filter(|(_, wanted)| test(wanted)).map(|(position, _)| position).collect()
+}
+
+impl Claims for MemoryClaims {
+    type Error = Infallible;
+
+    async fn open(&mut self, partitions: &[i32]) -> Result<Vec<Start>, Infallible> {
+        let mut state = self.store.state();
+        let open = |partition: &i32| {
+            let progress = state.progress.entry(*partition).or_default();
+            progress.epoch += 1;
+            Start { partition: *partition, epoch: progress.epoch, next_offset: progress.next_offset }
+        };
+        Ok(partitions.iter().map(open).collect())
+    }
+
+    async fn claim(&mut self, request: &ClaimRequest) -> Result<Verdict, Infallible> {
+        let verdict = self.store.state().decide(request, self.lease);
+        self.confirmed.append(&mut self.unwritten);
+        Ok(verdict)
+    }
+
+    fn confirm(&mut self, publication_id: Uuid) {
+        self.unwritten.push(publication_id);
+    }
+
+    fn has_unwritten(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
+    async fn flush(&mut self) -> Result<(), Infallible> {
+        self.confirmed.append(&mut self.unwritten);
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! 3: who may act. Matches become claims, and the progress of each partition moves with them.
+//!
+//! Owns the schema `dispatcher`, the reading of the platform's tables, and the database's clock. Must never write to
+//! the platform's tables, nor decide on anything but what the database says.
+
+mod catalog;
+pub mod memory;
+pub mod migrate;
+pub mod postgres;
+pub mod refresh;
+mod rules;
+pub mod sweep;
+mod tls;
+
+use std::future::Future;
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::intake::{PartitionSpan, Start};
+use crate::rules::PartitionCounts;
+use crate::tasks::TriggerText;
+
+pub use postgres::{Database, StoreError};
+
+/// A slot that a batch wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The trigger that it would become.
+    pub text: TriggerText,
+    /// The pipeline.
+    pub pipeline_id: Uuid,
+    /// The ticker of the slot; empty for a whole pipeline.
+    pub ticker: String,
+    /// Where the leading signal came from.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// Whether another signal of the batch could lead instead.
+    pub shared: bool,
+}
+
+/// One batch, as the store decides it.
+#[derive(Debug, Clone, Default)]
+pub struct ClaimRequest {
+    /// Names the batch's tasks; the same in every repetition of the request.
+    pub publication_id: Uuid,
+    /// The records, and what matching says about them.
+    pub spans: Vec<(PartitionSpan, PartitionCounts)>,
+    /// The slots, ascending by (pipeline, ticker).
+    pub wanted: Vec<Wanted>,
+}
+
+/// What the store made of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The batch is decided, and progress has moved.
+    Claimed(Claimed),
+    /// Nothing happened: these positions of `wanted` are in the ledger already, and other signals could lead instead.
+    Known(Vec<usize>),
+    /// Nothing happened: these partitions have a new owner, or are not where we think.
+    Fenced(Vec<i32>),
+}
+
+/// A decided batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// Positions of `wanted` that became triggers, ascending.
+    pub won: Vec<usize>,
+    /// How many of `wanted` were in the ledger already.
+    pub known: usize,
+    /// When the triggers' leases end.
+    pub leased_until: Timestamp,
+    /// Statuses of executions that no list names; they count as active.
+    pub unknown_statuses: Vec<String>,
+}
+
+/// A publication that was claimed, but never confirmed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unpublished {
+    /// What is to be published.
+    pub publication: crate::tasks::Publication,
+    /// Its pipelines, in the order of the tasks.
+    pub pipelines: Vec<Uuid>,
+}
+
+/// Decides batches.
+pub trait Claims: Send {
+    /// What went wrong.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Takes partitions over: from now on, only decisions with the returned epochs count.
+    ///
+    /// # Errors
+    /// The store does not answer or refuses.
+    fn open(&mut self, partitions: &[i32]) -> impl Future<Output = Result<Vec<Start>, Self::Error>> + Send;
+
+    /// Decides a batch, whole or not at all. May be repeated after an error, with the same result.
+    ///
+    /// # Errors
+    /// The store does not answer or refuses. Whether the batch is decided is unknown.
+    fn claim(&mut self, request: &ClaimRequest) -> impl Future<Output = Result<Verdict, Self::Error>> + Send;
+
+    /// Remembers that the broker has a publication. Written with the next claim, or by [`Claims::flush`].
+    fn confirm(&mut self, publication_id: Uuid);
+
+    /// Whether confirmations wait to be written.
+    fn has_unwritten(&self) -> bool;
+
+    /// Writes what [`Claims::confirm`] has remembered.
+    ///
+    /// # Errors
+    /// The store does not answer or refuses; nothing is forgotten.
+    fn flush(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+}

@@ -1,0 +1,131 @@
+//! Keeps the rules in memory fresh: at start, every interval, and soon after a NOTIFY. Does IO.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::postgres::Connection;
+use super::rules::{Loaded, load};
+use super::{Database, StoreError, migrate};
+use crate::clock;
+use crate::retry::Backoff;
+use crate::rules::RuleSet;
+use crate::telemetry::Metrics;
+
+/// How long a burst of changes may go on before the next refresh: a NOTIFY after a quiet second is followed at once.
+const DEBOUNCE: Duration = Duration::from_secs(1);
+
+/// The rules that everyone reads.
+pub type SharedRules = Arc<ArcSwap<RuleSet>>;
+
+/// Keeps the rules fresh.
+#[derive(Debug)]
+pub struct Refresher {
+    database: Database,
+    rules: SharedRules,
+    interval: Duration,
+    metrics: Arc<Metrics>,
+    session: Option<(Connection, UnboundedReceiver<()>)>,
+    named: HashSet<Uuid>,
+    loaded_at: Option<Instant>,
+}
+
+impl Refresher {
+    /// Prepares the refresh; nothing is read yet.
+    pub fn new(database: Database, interval: Duration, metrics: Arc<Metrics>) -> Self {
+        let rules = SharedRules::default();
+        Self { database, rules, interval, metrics, session: None, named: HashSet::new(), loaded_at: None }
+    }
+
+    /// The rules, always the newest that could be read.
+    pub fn rules(&self) -> SharedRules {
+        Arc::clone(&self.rules)
+    }
+
+    /// Reads the rules once.
+    ///
+    /// # Errors
+    /// PostgreSQL does not answer or refuses; the old rules stay.
+    pub async fn refresh(&mut self) -> Result<(), StoreError> {
+        let (connection, mut notices) = match self.session.take().filter(|(connection, _)| !connection.is_closed()) {
+            Some(session) => session,
+            None => {
+                let (sender, notices) = unbounded_channel();
+                let connection = self.database.connect_and_listen(Some(sender)).await?;
+                // First listen, then read: what changes in between is told.
+                connection.batch(&format!("listen {}", migrate::CHANNEL)).await?;
+                (connection, notices)
+            }
+        };
+        // What was told before we read is in what we read.
+        while notices.try_recv().is_ok() {}
+        let started = clock::now();
+        let loaded = load(&connection).await?;
+        self.session = Some((connection, notices));
+        self.take(loaded, started);
+        Ok(())
+    }
+
+    fn take(&mut self, loaded: Loaded, started: Instant) {
+        for (pipeline_id, reason) in &loaded.skipped {
+            if self.named.insert(*pipeline_id) {
+                tracing::warn!(event = "pipeline_skipped", %pipeline_id, reason);
+            }
+        }
+        let skipped = loaded.skipped.len();
+        let rules = RuleSet::new(loaded.rules);
+        let (pipelines, tickers) = (rules.len(), rules.tickers());
+        let changed = self.rules.load().len() != pipelines || self.loaded_at.is_none();
+        self.rules.store(Arc::new(rules));
+        self.loaded_at = Some(clock::now());
+        self.metrics.rules_loaded(pipelines, skipped);
+        let milliseconds = started.elapsed().as_millis();
+        if changed {
+            tracing::info!(event = "rules_refreshed", pipelines, tickers, skipped, milliseconds);
+        } else {
+            tracing::debug!(event = "rules_refreshed", pipelines, tickers, skipped, milliseconds);
+        }
+    }
+
+    /// Refreshes until told to stop.
+    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut backoff = Backoff::new("rules_refresh_failed");
+        while !stop.is_cancelled() {
+            let pause = match self.refresh().await {
+                Ok(()) => {
+                    backoff.recovered();
+                    self.quiet(&stop).await;
+                    Duration::ZERO
+                }
+                Err(error) => {
+                    self.metrics.rules_failed();
+                    let age = self.loaded_at.map(|at| at.elapsed().as_secs());
+                    backoff.failed(&format_args!("{error}; the rules in use are {} old", age.map_or("not read yet, so".to_owned(), |age| format!("{age} s"))))
+                }
+            };
+            // Stopped or waited: either way the loop looks again.
+            drop(tokio::time::timeout(pause, stop.cancelled()).await);
+        }
+        Ok(())
+    }
+
+    /// Waits for the interval, or for a change.
+    async fn quiet(&mut self, stop: &CancellationToken) {
+        let refreshed = clock::now();
+        let Some((_, notices)) = &mut self.session else { return };
+        let told = tokio::select! {
+            () = stop.cancelled() => false,
+            () = tokio::time::sleep(self.interval) => false,
+            notice = notices.recv() => notice.is_some(),
+        };
+        if told {
+            let wait = DEBOUNCE.saturating_sub(refreshed.elapsed());
+            drop(tokio::time::timeout(wait, stop.cancelled()).await);
+        }
+    }
+}

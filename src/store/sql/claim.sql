@@ -1,0 +1,114 @@
+-- One batch, one statement, one transaction: who may start, and up to where the partitions are decided.
+-- {pipeline_id}, {symbol} and {created_at} are filled in from the platform's executions table.
+with
+span as materialized (
+    select *
+    from unnest($3::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
+        as s (partition, epoch, first_offset, next_offset, consumed, unmatched, merged, redelivered, stale, invalid)
+),
+-- The fence. The lock makes a concurrent owner wait, and shows us what it has written.
+fence as materialized (
+    select
+        p.partition,
+        p.epoch = s.epoch as mine,
+        coalesce(p.next_offset <= s.first_offset, true) as ahead,
+        coalesce(p.next_offset >= s.next_offset, false) as behind
+    from dispatcher.progress p
+    join span s using (partition)
+    where p.consumer_group = $1 and p.topic = $2
+    order by p.partition
+    for update of p
+),
+candidate as materialized (
+    select c.*, t.trigger_id is not null as known, e.busy, e.unknown_status
+    from unnest($13::uuid[], $14::uuid[], $15::text[], $16::text[], $17::text[], $18::text[], $19::int[], $20::bigint[], $21::bool[]) with ordinality
+        as c (trigger_id, pipeline_id, ticker, signal_id, symbol, kwargs, partition, record_offset, shared, position)
+    left join dispatcher.triggers t on t.trigger_id = c.trigger_id
+    cross join lateral (
+        select
+            count(*) > 0 as busy,
+            min(lower(e.status::text)) filter (where lower(e.status::text) <> all ($25::text[])) as unknown_status
+        from executions e
+        where e.pipeline_id = {pipeline_id}
+            and (c.ticker = '' or coalesce(upper(trim({symbol})), c.ticker) = c.ticker)
+            and lower(e.status::text) <> all ($26::text[])
+    ) e
+),
+verdict as materialized (
+    select case
+        when (select count(*) from fence where mine and ahead) = (select count(*) from span) then
+            case when exists (select from candidate where known and shared) then 'known' else 'claimed' end
+        -- Only we write under our epoch: an earlier attempt of this very batch was committed, and its reply was lost.
+        when (select count(*) from fence where mine and behind) = (select count(*) from span) then 'repeated'
+        else 'fenced'
+    end as word
+),
+idle as materialized (
+    select c.* from candidate c, verdict v where v.word = 'claimed' and not c.known and not c.busy
+),
+-- Sorted by key: concurrent writers wait for each other instead of deadlocking.
+won as (
+    insert into dispatcher.slots as s (pipeline_id, ticker, trigger_id, claimed_at, leased_until)
+    select pipeline_id, ticker, trigger_id, now(), now() + make_interval(secs => $23::float8)
+    from idle
+    order by pipeline_id, ticker
+    on conflict (pipeline_id, ticker) do update
+    set trigger_id = excluded.trigger_id, claimed_at = excluded.claimed_at, leased_until = excluded.leased_until
+    where s.leased_until <= now()
+        or exists (
+            select from executions e
+            where e.pipeline_id = {slot_pipeline_id}
+                and (s.ticker = '' or coalesce(upper(trim({symbol})), s.ticker) = s.ticker)
+                and (e.id::text = s.trigger_id::text or {created_at} > s.claimed_at)
+        )
+    returning s.trigger_id
+),
+ledger as (
+    insert into dispatcher.triggers
+        (trigger_id, pipeline_id, ticker, signal_id, symbol, topic, partition, record_offset, kwargs, leased_until, publication_id)
+    select trigger_id, pipeline_id, ticker, signal_id, symbol, $2, partition, record_offset, kwargs::json,
+        now() + make_interval(secs => $23::float8), $22::uuid
+    from idle join won using (trigger_id)
+),
+publication as (
+    insert into dispatcher.publications (publication_id) select $22::uuid where exists (select from won)
+),
+confirmed as (
+    update dispatcher.publications set enqueued_at = now() where publication_id = any ($24::uuid[]) and enqueued_at is null
+),
+record as (
+    select c.partition, c.record_offset, bool_or(w.trigger_id is not null) as triggered, bool_and(c.known) as known
+    from candidate c left join won w using (trigger_id)
+    group by c.partition, c.record_offset
+),
+counted as (
+    select
+        partition,
+        count(*) filter (where triggered) as triggered,
+        count(*) filter (where not triggered and known) as redelivered,
+        count(*) filter (where not triggered and not known) as busy
+    from record group by partition
+),
+moved as (
+    update dispatcher.progress p
+    set next_offset = s.next_offset,
+        consumed = p.consumed + s.consumed,
+        triggered = p.triggered + coalesce(c.triggered, 0),
+        busy = p.busy + coalesce(c.busy, 0),
+        redelivered = p.redelivered + s.redelivered + coalesce(c.redelivered, 0),
+        merged = p.merged + s.merged,
+        unmatched = p.unmatched + s.unmatched,
+        stale = p.stale + s.stale,
+        invalid = p.invalid + s.invalid,
+        updated_at = now()
+    from span s left join counted c using (partition), verdict v
+    where v.word = 'claimed' and p.consumer_group = $1 and p.topic = $2 and p.partition = s.partition
+)
+select
+    v.word,
+    (extract(epoch from now() + make_interval(secs => $23::float8)) * 1000000)::bigint as leased_until_us,
+    coalesce((select array_agg(position order by position) from candidate join won using (trigger_id)), '{}') as won,
+    coalesce((select array_agg(position order by position) from candidate where known), '{}') as known,
+    coalesce((select array_agg(partition) from span s where not exists (select from fence f where f.partition = s.partition and mine and ahead)), '{}') as fenced,
+    coalesce((select array_agg(distinct unknown_status) from candidate where unknown_status is not null), '{}') as unknown_statuses
+from verdict v

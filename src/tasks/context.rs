@@ -1,0 +1,143 @@
+//! What a task is told: the keyword arguments, made from the signal and the rule. Pure.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::celery::iso8601;
+use crate::config::{Argument, CeleryConfig};
+use crate::intake::{Batch, Details, NO_METADATA, Signal};
+use crate::rules::{Candidate, RuleSet};
+
+/// Names our ids. A new one would make every signal new, so it never changes.
+const NAMESPACE: Uuid = Uuid::from_u128(0x7f3d_2c4e_51a8_5b0d_9a67_3c1e_84f0_d2b6);
+
+/// What a candidate would be told, and under which id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TriggerText {
+    /// The trigger's id.
+    pub trigger_id: Uuid,
+    /// The signal's id.
+    pub signal_id: String,
+    /// The first ticker that matched.
+    pub symbol: String,
+    /// The keyword arguments, as a JSON object.
+    pub kwargs: String,
+}
+
+/// The id that a signal states, or one made from where and when it stands in the topic. Its time is part of it, for a
+/// topic that is made anew starts its offsets again.
+pub fn signal_id(topic: &str, batch: &Batch, signal: &Signal) -> String {
+    let stated = batch.text(signal.stated_id);
+    if !stated.is_empty() {
+        return stated.to_owned();
+    }
+    let place = format!("{topic}|{}|{}|{}", signal.partition, signal.offset, signal.record_time_ms);
+    Uuid::new_v5(&NAMESPACE, place.as_bytes()).to_string()
+}
+
+/// The trigger that a signal makes of a slot: always the same, so that a redelivered signal finds its own.
+pub fn trigger_id(pipeline_id: Uuid, slot: &str, signal_id: &str) -> Uuid {
+    let mut name = Vec::with_capacity(16 + slot.len() + signal_id.len() + 2);
+    name.extend_from_slice(pipeline_id.as_bytes());
+    for part in [slot, signal_id] {
+        name.push(b'|');
+        name.extend_from_slice(part.as_bytes());
+    }
+    Uuid::new_v5(&NAMESPACE, &name)
+}
+
+/// What the candidate would be told. `slot` is empty for a whole pipeline.
+pub fn trigger_text(config: &CeleryConfig, topic: &str, batch: &Batch, rules: &RuleSet, candidate: &Candidate, slot: &str) -> TriggerText {
+    let signal = &batch.signals()[candidate.signal as usize];
+    let signal_id = signal_id(topic, batch, signal);
+    let pipeline_id = rules.pipeline_id(candidate.pipeline);
+    let trigger_id = trigger_id(pipeline_id, slot, &signal_id);
+    let first = batch.mention(candidate.mentions[0]);
+    let symbol = batch.text(first.ticker);
+    let details = Details::read(batch.text(signal.payload));
+    let context = SignalContext {
+        signal_id: &signal_id,
+        signal_type: some(batch.text(signal.signal_type)),
+        source: details.source.as_deref(),
+        timestamp: timestamp(details.timestamp, signal.record_time_ms),
+        tickers: candidate.mentions.iter().map(|mention| batch.text(batch.mention(*mention).ticker)).collect(),
+        bias: some(batch.text(first.bias)),
+        confidence: first.confidence,
+        metadata: details.metadata,
+    };
+    let mut fields = Vec::with_capacity(config.arguments.len() + config.extra_kwargs.len());
+    for argument in &config.arguments {
+        fields.push(match argument {
+            Argument::PipelineId => field("pipeline_id", &pipeline_id.to_string()),
+            Argument::UserId => field("user_id", &rules.user_id(candidate.pipeline)),
+            Argument::ExecutionId => field("execution_id", &trigger_id.to_string()),
+            Argument::Symbol => field("symbol", &symbol),
+            Argument::SignalContext => field("signal_context", &context),
+        });
+    }
+    fields.extend(config.extra_kwargs.iter().map(|(name, value)| field(name, value)));
+    let kwargs = format!("{{{}}}", fields.join(", "));
+    let symbol = symbol.to_owned();
+    TriggerText { trigger_id, signal_id, symbol, kwargs }
+}
+
+#[derive(Serialize)]
+struct SignalContext<'a> {
+    signal_id: &'a str,
+    signal_type: Option<&'a str>,
+    source: Option<&'a str>,
+    timestamp: String,
+    tickers: Vec<&'a str>,
+    bias: Option<&'a str>,
+    confidence: Option<f64>,
+    #[serde(serialize_with = "metadata")]
+    metadata: Option<&'a RawValue>,
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+fn metadata<S: serde::Serializer>(metadata: &Option<&RawValue>, serializer: S) -> Result<S::Ok, S::Error> {
+    match metadata {
+        Some(raw) => raw.serialize(serializer),
+        None => RawValue::from_string(NO_METADATA.to_owned()).map_err(serde::ser::Error::custom)?.serialize(serializer),
+    }
+}
+
+fn field(name: &str, value: &impl Serialize) -> String {
+    format!("{}: {}", json(name), json(value))
+}
+
+fn json(value: &(impl Serialize + ?Sized)) -> String {
+    serde_json::to_string(value).expect("texts, numbers and maps with text keys always have a JSON form")
+}
+
+fn some(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+/// When the signal says it was made, in UTC; when it does not say so readably, when Kafka got it.
+fn timestamp(stated: Option<&RawValue>, record_time_ms: i64) -> String {
+    let stated = stated.and_then(|raw| match serde_json::from_str::<serde_json::Value>(raw.get()).ok()? {
+        serde_json::Value::String(text) => {
+            let text = text.trim();
+            // Python's `utcnow().isoformat()` has no offset: it is UTC.
+            text.parse().ok().or_else(|| text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp()))
+        }
+        serde_json::Value::Number(number) => epoch(number.as_f64()?),
+        _ => None,
+    });
+    iso8601(stated.or_else(|| Timestamp::from_millisecond(record_time_ms).ok()).unwrap_or_default())
+}
+
+/// Seconds since 1970, or milliseconds if that would lie beyond the year 5000.
+fn epoch(number: f64) -> Option<Timestamp> {
+    let seconds = if number.abs() > 1e11 { number / 1e3 } else { number };
+    #[expect(clippy::cast_possible_truncation, reason = "a cast saturates, and what is out of range is refused next")]
+    Timestamp::from_microsecond((seconds * 1e6).round() as i64).ok()
+}
+
+#[cfg(test)]
+mod tests;

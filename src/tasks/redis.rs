@@ -1,0 +1,201 @@
+//! Tasks into Redis lists, as kombu's Redis transport expects them. Does IO.
+//!
+//! Promise: one message per publication, whatever is retried. A script sets the publication's guard and pushes all
+//! its messages, or neither; so a repeated attempt after a lost reply finds the guard and pushes nothing.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Script, TlsCertificates};
+use secrecy::ExposeSecret;
+use uuid::Uuid;
+
+use super::celery::{Encoder, redis_list};
+use super::{Publication, TaskQueue};
+use crate::config::{CeleryConfig, CertificateCheck, RedisAddress, RedisEndpoint};
+
+/// How long a connection may take to stand. The crate's default is 1 s.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an answer may take. The crate's default of 500 ms is less than a busy Redis needs to fork.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much longer than its tasks a guard lives: a publication is not repeated after its lease.
+const GUARD_MARGIN: Duration = Duration::from_secs(300);
+
+/// What went wrong with Redis.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Redis does not answer or refuses.
+    #[error("redis at {address}: {source}")]
+    Redis {
+        /// Where, without credentials.
+        address: String,
+        /// What the client says.
+        source: redis::RedisError,
+    },
+    /// A certificate file cannot be read.
+    #[error("{path}: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// A connection that is made when it is needed and thrown away after an error.
+#[derive(Debug)]
+pub struct RedisLink {
+    client: Client,
+    address: String,
+    connection: Option<MultiplexedConnection>,
+}
+
+impl RedisLink {
+    /// Prepares a connection; Redis need not be reachable yet.
+    ///
+    /// # Errors
+    /// A certificate file cannot be read, or the address makes no sense to the client.
+    pub fn new(address: &RedisAddress) -> Result<Self, Error> {
+        let redacted = address.redacted();
+        let client = client(address, &redacted)?;
+        Ok(Self { client, address: redacted, connection: None })
+    }
+
+    /// Runs a command on the connection. Every error leaves the outcome open and drops the connection.
+    ///
+    /// # Errors
+    /// Redis does not answer or refuses.
+    pub async fn run<T>(&mut self, command: impl AsyncFnOnce(&mut MultiplexedConnection) -> redis::RedisResult<T>) -> Result<T, Error> {
+        let failed = |source| Error::Redis { address: self.address.clone(), source };
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => {
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(CONNECT_TIMEOUT))
+                    .set_response_timeout(Some(RESPONSE_TIMEOUT));
+                self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(failed)?
+            }
+        };
+        let result = command(&mut connection).await.map_err(failed)?;
+        self.connection = Some(connection);
+        Ok(result)
+    }
+}
+
+fn client(address: &RedisAddress, redacted: &str) -> Result<Client, Error> {
+    let failed = |source| Error::Redis { address: redacted.to_owned(), source };
+    let mut settings = RedisConnectionInfo::default().set_db(address.database);
+    if let Some(user) = &address.user {
+        settings = settings.set_username(user);
+    }
+    if let Some(password) = &address.password {
+        settings = settings.set_password(password.expose_secret());
+    }
+    let (connection, certificates) = match &address.endpoint {
+        RedisEndpoint::Socket(path) => (ConnectionAddr::Unix(path.clone()), None),
+        RedisEndpoint::Tcp { host, port, tls: None } => (ConnectionAddr::Tcp(host.clone(), *port), None),
+        RedisEndpoint::Tcp { host, port, tls: Some(tls) } => {
+            let client_tls = match &tls.identity {
+                Some((certificate, key)) => {
+                    Some(redis::ClientTlsConfig { client_cert: read(certificate)?, client_key: read(key)? })
+                }
+                None => None,
+            };
+            let root_cert = tls.authorities.as_deref().map(read).transpose()?;
+            let insecure = tls.check == CertificateCheck::None;
+            let connection = ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure, tls_params: None };
+            (connection, Some(TlsCertificates { client_tls, root_cert }))
+        }
+    };
+    let info = connection.into_connection_info().map_err(failed)?.set_redis_settings(settings);
+    match certificates {
+        Some(certificates) => Client::build_with_tls(info, certificates).map_err(failed),
+        None => Client::open(info).map_err(failed),
+    }
+}
+
+fn read(path: &std::path::Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(|source| Error::File { path: path.display().to_string(), source })
+}
+
+/// A Celery queue in Redis.
+#[derive(Debug)]
+pub struct RedisQueue {
+    link: RedisLink,
+    encoder: Encoder,
+    list: String,
+    guard_prefix: String,
+    guard_seconds: u64,
+    script: Script,
+}
+
+impl RedisQueue {
+    /// Prepares the queue; Redis need not be reachable yet.
+    ///
+    /// # Errors
+    /// See [`RedisLink::new`].
+    pub fn new(address: &RedisAddress, config: &CeleryConfig, lease: Duration) -> Result<Self, Error> {
+        Ok(Self {
+            link: RedisLink::new(address)?,
+            encoder: Encoder::new(config),
+            list: redis_list(config),
+            guard_prefix: format!("{}trigger-dispatcher:published:", config.global_keyprefix),
+            guard_seconds: (lease + GUARD_MARGIN).as_secs(),
+            script: Script::new(include_str!("publish.lua")),
+        })
+    }
+
+    fn messages(&self, publication: &Publication) -> Vec<String> {
+        publication.tasks.iter().map(|task| self.encoder.redis_message(task, publication.expires)).collect()
+    }
+
+    /// The key that tells that a publication has happened.
+    pub fn guard(&self, publication: Uuid) -> String {
+        format!("{}{publication}", self.guard_prefix)
+    }
+}
+
+impl TaskQueue for RedisQueue {
+    type Error = Error;
+
+    async fn enqueue(&mut self, publication: &Publication) -> Result<(), Error> {
+        if publication.tasks.is_empty() {
+            return Ok(());
+        }
+        let messages = self.messages(publication);
+        let guard = self.guard(publication.id);
+        let (script, list, seconds) = (&self.script, &self.list, self.guard_seconds);
+        let pushed: i64 = self
+            .link
+            .run(async |connection| script.key(list).key(&guard).arg(seconds).arg(&messages).invoke_async(connection).await)
+            .await?;
+        if pushed < 0 {
+            tracing::info!(event = "publication_was_there_already", publication_id = %publication.id);
+        }
+        Ok(())
+    }
+}
+
+/// Which of these tasks Celery's result backend calls over.
+///
+/// # Errors
+/// Redis does not answer or refuses.
+pub async fn finished(link: &mut RedisLink, tasks: &[Uuid]) -> Result<Vec<Uuid>, Error> {
+    if tasks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let keys: Vec<String> = tasks.iter().map(|task| format!("celery-task-meta-{task}")).collect();
+    let results: Vec<Option<String>> = link.run(async |connection| redis::cmd("MGET").arg(&keys).query_async(connection).await).await?;
+    let over = |result: &Option<String>| result.as_deref().is_some_and(is_over);
+    Ok(tasks.iter().zip(&results).filter(|(_, result)| over(result)).map(|(task, _)| *task).collect())
+}
+
+/// Whether a result is final; what cannot be read is not.
+fn is_over(result: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Meta {
+        status: String,
+    }
+    serde_json::from_str::<Meta>(result).is_ok_and(|meta| ["SUCCESS", "FAILURE", "REVOKED"].contains(&meta.status.as_str()))
+}
+

@@ -1,0 +1,136 @@
+//! Log lines on stdout: one JSON object each, or text for people.
+
+use std::fmt::{self, Write as _};
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::clock;
+use crate::config::{LogFormat, ProcessConfig};
+
+/// Fields whose text is a JSON list: `tracing` itself knows no lists.
+const LISTS: [&str; 2] = ["tickers", "matched_tickers"];
+
+/// Starts logging for the rest of the process.
+pub fn start(config: &ProcessConfig) {
+    let filter = EnvFilter::try_new(&config.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stdout);
+    let result = match config.log_format {
+        LogFormat::Json => builder.event_format(JsonLines).try_init(),
+        LogFormat::Text => builder.with_target(false).with_ansi(false).try_init(),
+    };
+    if let Err(error) = result {
+        tracing::warn!(event = "logs_started_twice", %error);
+    }
+}
+
+struct JsonLines;
+
+impl<S, N> FormatEvent<S, N> for JsonLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mut line = Line(Map::new());
+        let time = jiff::Timestamp::from_millisecond(clock::unix_ms()).unwrap_or_default();
+        line.put("timestamp", time.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string().into());
+        line.put("level", event.metadata().level().as_str().to_ascii_lowercase().into());
+        event.record(&mut line);
+        if !line.0.contains_key("event") {
+            line.put("event", "log".into());
+            line.put("target", event.metadata().target().into());
+        }
+        writeln!(writer, "{}", Value::Object(line.0))
+    }
+}
+
+struct Line(Map<String, Value>);
+
+impl Line {
+    fn put(&mut self, name: &str, value: Value) {
+        self.0.insert(name.to_owned(), value);
+    }
+
+    fn text(&mut self, field: &Field, text: String) {
+        let list = if LISTS.contains(&field.name()) { serde_json::from_str(&text).ok() } else { None };
+        self.put(field.name(), list.unwrap_or(Value::String(text)));
+    }
+}
+
+impl Visit for Line {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.text(field, value.to_owned());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field.name(), value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field.name(), value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field.name(), value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field.name(), value.into());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let mut text = String::new();
+        if write!(text, "{value:?}").is_ok() {
+            self.text(field, text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_json_object_with_its_fields() {
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).event_format(JsonLines).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(event = "signal_received", signal_id = "a\n\u{1b}[31m", tickers = r#"["AAPL"]"#, count = 2_u64, suppressed = None::<u64>);
+        });
+        let bytes = sink.0.lock().unwrap().clone();
+        let text = String::from_utf8(bytes).unwrap();
+        assert_eq!(text.lines().count(), 1, "control characters are escaped");
+        assert!(!text.contains('\u{1b}'));
+        let line: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(line["event"], "signal_received");
+        assert_eq!(line["level"], "info");
+        assert_eq!(line["tickers"], serde_json::json!(["AAPL"]));
+        assert_eq!(line["count"], 2);
+        assert!(line.get("suppressed").is_none());
+        assert!(line["timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+}

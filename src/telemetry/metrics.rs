@@ -1,0 +1,194 @@
+//! Counters, gauges and the latency of tasks, in the text format that Prometheus reads.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram as Buckets;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::clock;
+use crate::intake::Batch;
+use crate::rules::Matches;
+use crate::store::Claimed;
+
+/// Upper bounds of the latency's buckets, in seconds.
+const BUCKETS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+/// Everything that is measured. Shared; counting takes no lock but for one a batch.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    signals: Counter,
+    batches: Counter,
+    unmatched: Counter,
+    stale: Counter,
+    rejected: Family<Reason, Counter>,
+    triggers: Counter,
+    skipped_running: Counter,
+    redelivered: Counter,
+    swept: Counter,
+    fenced: Counter,
+    pipelines: Gauge,
+    pipelines_skipped: Gauge,
+    rules_failed: Counter,
+    rules_loaded_at: Gauge,
+    latency: Buckets,
+    recent: Mutex<Histogram<u64>>,
+}
+
+/// Latency from Kafka's timestamp of a signal to its task in the broker.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// Half of the tasks were faster.
+    pub p50: Duration,
+    /// 99 of 100 tasks were faster.
+    pub p99: Duration,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("trigger_dispatcher");
+        let counter = |registry: &mut Registry, name: &str, help: &str| {
+            let counter = Counter::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let gauge = |registry: &mut Registry, name: &str, help: &str| {
+            let gauge = Gauge::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let rejected = Family::default();
+        registry.register("signals_rejected", "Records sent to the dead-letter topic", rejected.clone());
+        let latency = Buckets::new(BUCKETS);
+        registry.register_with_unit(
+            "trigger_latency",
+            "From Kafka's timestamp of a signal to its task in the broker",
+            Unit::Seconds,
+            latency.clone(),
+        );
+        Self {
+            signals: counter(&mut registry, "signals", "Records decided, whatever became of them"),
+            batches: counter(&mut registry, "batches", "Claim statements that decided a batch"),
+            unmatched: counter(&mut registry, "signals_unmatched", "Signals that no pipeline accepts"),
+            stale: counter(&mut registry, "signals_stale", "Records older than MAX_SIGNAL_AGE_SECONDS"),
+            triggers: counter(&mut registry, "triggers", "Tasks enqueued"),
+            skipped_running: counter(&mut registry, "skipped_running", "Matches discarded because their pipeline is busy"),
+            redelivered: counter(&mut registry, "redelivered", "Matches that the ledger knew already"),
+            swept: counter(&mut registry, "tasks_swept", "Tasks enqueued by the sweeper"),
+            fenced: counter(&mut registry, "batches_fenced", "Batches that a newer owner of their partition decides"),
+            pipelines: gauge(&mut registry, "pipelines", "Active signal pipelines in memory"),
+            pipelines_skipped: gauge(&mut registry, "pipelines_skipped", "Pipelines whose row makes no sense"),
+            rules_failed: counter(&mut registry, "rules_refresh_failures", "Refreshes of the rules that failed"),
+            rules_loaded_at: gauge(&mut registry, "rules_loaded_timestamp_seconds", "When the rules in use were read"),
+            rejected,
+            latency,
+            // Three digits from 1 ms to an hour; the bounds are constants, so this cannot fail.
+            recent: Mutex::new(Histogram::new_with_bounds(1, 3_600_000, 3).expect("valid bounds")),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// A batch is decided, and its tasks are in the broker.
+    pub fn decided(&self, batch: &Batch, matches: &Matches, claimed: &Claimed, leads: impl Iterator<Item = i64>) {
+        self.batches.inc();
+        self.signals.inc_by(batch.records() as u64);
+        self.unmatched.inc_by(matches.counts.values().map(|counts| counts.unmatched.unsigned_abs()).sum());
+        self.stale.inc_by(batch.offsets.spans().iter().map(|span| span.stale.unsigned_abs()).sum());
+        for rejected in batch.rejected() {
+            self.rejected.get_or_create(&Reason { reason: rejected.reason.as_str() }).inc();
+        }
+        let won = claimed.won.len() as u64;
+        self.triggers.inc_by(won);
+        self.redelivered.inc_by(claimed.known as u64);
+        self.skipped_running.inc_by(matches.pairs.saturating_sub(won + claimed.known as u64));
+        let now_ms = clock::unix_ms();
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        for record_time_ms in leads {
+            let milliseconds = u64::try_from(now_ms - record_time_ms).unwrap_or(0);
+            self.latency.observe(milliseconds as f64 / 1e3);
+            recent.saturating_record(milliseconds.max(1));
+        }
+    }
+
+    /// The sweeper has published tasks.
+    pub fn swept(&self, tasks: usize) {
+        self.swept.inc_by(tasks as u64);
+    }
+
+    /// A batch belongs to a newer owner.
+    pub fn fenced(&self) {
+        self.fenced.inc();
+    }
+
+    /// The rules were read.
+    pub fn rules_loaded(&self, pipelines: usize, skipped: usize) {
+        self.pipelines.set(i64::try_from(pipelines).unwrap_or(i64::MAX));
+        self.pipelines_skipped.set(i64::try_from(skipped).unwrap_or(i64::MAX));
+        self.rules_loaded_at.set(clock::unix_ms() / 1000);
+    }
+
+    /// The rules could not be read.
+    pub fn rules_failed(&self) {
+        self.rules_failed.inc();
+    }
+
+    /// Records decided so far.
+    pub fn signals(&self) -> u64 {
+        self.signals.get()
+    }
+
+    /// Signals so far that no pipeline accepts.
+    pub fn unmatched(&self) -> u64 {
+        self.unmatched.get()
+    }
+
+    /// Tasks enqueued so far.
+    pub fn triggers(&self) -> u64 {
+        self.triggers.get()
+    }
+
+    /// Matches discarded so far because their pipeline is busy.
+    pub fn skipped_running(&self) -> u64 {
+        self.skipped_running.get()
+    }
+
+    /// Batches decided so far.
+    pub fn batches(&self) -> u64 {
+        self.batches.get()
+    }
+
+    /// Whether rules were read at least once.
+    pub fn has_rules(&self) -> bool {
+        self.rules_loaded_at.get() > 0
+    }
+
+    /// The latency since the start.
+    pub fn latency(&self) -> Latency {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = |quantile| Duration::from_millis(recent.value_at_quantile(quantile));
+        Latency { p50: at(0.5), p99: at(0.99) }
+    }
+
+    /// Everything in Prometheus' text format.
+    ///
+    /// # Errors
+    /// Formatting fails.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+}
