@@ -1,0 +1,79 @@
+//! A database of a test's own, with the sample platform's tables.
+
+use serde_json::Value;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls, Row};
+use url::Url;
+use uuid::Uuid;
+
+use super::{service, unique};
+
+pub(crate) struct TestDatabase {
+    pub(crate) name: String,
+    pub(crate) client: Client,
+    url: Url,
+}
+
+impl TestDatabase {
+    /// An empty database with the platform's tables (the worker package's sample schema).
+    pub(crate) async fn create() -> Self {
+        let admin = Url::parse(&service("TEST_POSTGRES_URL")).unwrap();
+        let name = unique("it");
+        connect(&admin).await.batch_execute(&format!("create database {name}")).await.unwrap();
+        let mut url = admin;
+        url.set_path(&name);
+        let client = connect(&url).await;
+        client.batch_execute(include_str!("../../../worker/src/trigger_dispatcher_worker/schema.sql")).await.unwrap();
+        Self { name, client, url }
+    }
+
+    /// Another session.
+    pub(crate) async fn another(&self) -> Client {
+        connect(&self.url).await
+    }
+
+    /// The service's variables for this database.
+    pub(crate) fn variables(&self) -> Vec<(String, String)> {
+        let values = [
+            ("POSTGRES_USER", self.url.username().to_owned()),
+            ("POSTGRES_PASSWORD", self.url.password().unwrap_or_default().to_owned()),
+            ("POSTGRES_HOST", self.url.host_str().unwrap_or_default().to_owned()),
+            ("POSTGRES_PORT", self.url.port().unwrap_or(5432).to_string()),
+            ("POSTGRES_DB", self.name.clone()),
+        ];
+        values.map(|(name, value)| (name.to_owned(), value)).to_vec()
+    }
+
+    /// An active signal pipeline.
+    pub(crate) async fn pipeline(&self, name: &str, tickers: &[&str]) -> Uuid {
+        let id = Uuid::new_v4();
+        let tickers = Value::from(tickers.to_vec());
+        let sql = "insert into pipelines (id, user_id, name, scanner_tickers) values ($1, $2, $3, $4)";
+        self.client.execute(sql, &[&id, &Uuid::new_v4(), &name, &tickers]).await.unwrap();
+        id
+    }
+
+    /// An execution in some status.
+    pub(crate) async fn execution(&self, pipeline: Uuid, status: &str) -> Uuid {
+        let id = Uuid::new_v4();
+        let sql = "insert into executions (id, pipeline_id, status) values ($1, $2, $3)";
+        self.client.execute(sql, &[&id, &pipeline, &status]).await.unwrap();
+        id
+    }
+
+    pub(crate) async fn rows(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Vec<Row> {
+        self.client.query(sql, values).await.unwrap()
+    }
+
+    /// One number.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        self.client.query_one(sql, &[]).await.unwrap().get(0)
+    }
+}
+
+async fn connect(url: &Url) -> Client {
+    let (client, connection) = tokio_postgres::connect(url.as_str(), NoTls).await.unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a test's session ends with its runtime")]
+    tokio::spawn(connection);
+    client
+}

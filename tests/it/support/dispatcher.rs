@@ -1,0 +1,127 @@
+//! The real program as a process, with its log.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use super::database::TestDatabase;
+use super::topic::TestTopic;
+use super::{service, unique, wait_for};
+
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_trigger-dispatcher");
+
+/// Variables of one dispatcher; several instances may share them.
+#[derive(Clone)]
+pub(crate) struct Setting {
+    pub(crate) variables: Vec<(String, String)>,
+    pub(crate) group: String,
+    pub(crate) queue: String,
+}
+
+impl Setting {
+    /// For the topic and the database, on Redis, with a group and a queue of its own.
+    pub(crate) fn new(topic: &TestTopic, database: &TestDatabase) -> Self {
+        let (group, queue) = (unique("group"), unique("queue"));
+        let mut setting = Self { variables: database.variables(), group: group.clone(), queue: queue.clone() };
+        setting.set("KAFKA_BOOTSTRAP_SERVERS", &service("TEST_KAFKA"));
+        setting.set("KAFKA_SIGNAL_TOPIC", &topic.name);
+        setting.set("KAFKA_CONSUMER_GROUP", &group);
+        setting.set("CELERY_BROKER_URL", &service("TEST_REDIS_URL"));
+        setting.set("CELERY_TASK_QUEUE", &queue);
+        // Port 0: each instance takes a free one.
+        setting.set("HTTP_ADDRESS", "127.0.0.1:0");
+        setting
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: &str) -> &mut Self {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        // An empty folder: no .env of a developer's may join in.
+        command.args(arguments).env_clear().envs(self.variables.iter().cloned()).current_dir(std::env::temp_dir());
+        command
+    }
+
+    /// Starts an instance and waits until it reads partitions, or, where others have them all, its group.
+    pub(crate) fn start(&self) -> Instance {
+        let instance = self.launch();
+        instance.wait_for_event("partitions_changed");
+        instance
+    }
+
+    /// Starts an instance and waits for nothing.
+    pub(crate) fn launch(&self) -> Instance {
+        let mut child = self.command(&["run"]).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (sink, out) = (Arc::clone(&lines), child.stdout.take().unwrap());
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines().map_while(Result::ok) {
+                sink.lock().unwrap().push(line);
+            }
+        });
+        Instance { child, lines }
+    }
+}
+
+/// A running dispatcher. Killed when it goes out of scope.
+pub(crate) struct Instance {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Instance {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its log lines so far.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// Its log lines of one event so far.
+    pub(crate) fn events(&self, event: &str) -> Vec<Value> {
+        let lines = self.lines();
+        lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|line| line["event"] == event).collect()
+    }
+
+    pub(crate) fn wait_for_event(&self, event: &str) -> Value {
+        wait_for(&format!("the event {event}; log: {:#?}", self.lines()), 60, || self.events(event).pop())
+    }
+
+    /// The sum of a number over all lines of an event.
+    pub(crate) fn sum(&self, event: &str, field: &str) -> u64 {
+        self.events(event).iter().filter_map(|line| line[field].as_u64()).sum()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.pid().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// SIGTERM, and how it ended.
+    pub(crate) fn stop(mut self) -> ExitStatus {
+        self.signal("TERM");
+        wait_for("the end after SIGTERM", 60, || self.child.try_wait().unwrap())
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // Ended already is fine.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

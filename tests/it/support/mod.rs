@@ -1,0 +1,30 @@
+//! What the tests on real services share.
+
+pub(crate) mod database;
+pub(crate) mod dispatcher;
+pub(crate) mod topic;
+
+use std::time::{Duration, Instant};
+
+/// A service's address, or one clear line on how to get it.
+pub(crate) fn service(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test, or eval \"$(scripts/services env)\""))
+}
+
+/// A name that no other test has.
+pub(crate) fn unique(prefix: &str) -> String {
+    format!("{prefix}_{}", &uuid::Uuid::new_v4().simple().to_string()[..12])
+}
+
+/// Asks again until `probe` gives something, or fails the test after `seconds`.
+pub(crate) fn wait_for<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {seconds} s in vain for {what}");
+        // Only between two questions: the condition decides, not the time.
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}

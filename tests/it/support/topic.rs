@@ -1,0 +1,113 @@
+//! A topic of a test's own, on the real Kafka.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::{Offset, TopicPartitionList};
+use serde_json::Value;
+
+use super::{service, unique};
+
+pub(crate) struct TestTopic {
+    pub(crate) name: String,
+    pub(crate) partitions: i32,
+    producer: ThreadedProducer<DefaultProducerContext>,
+}
+
+/// A record of the dead-letter topic.
+#[derive(Debug)]
+pub(crate) struct DeadLetter {
+    pub(crate) payload: Option<Vec<u8>>,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+impl DeadLetter {
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
+        String::from_utf8(value.clone()?).ok()
+    }
+}
+
+fn config() -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", service("TEST_KAFKA"));
+    config
+}
+
+impl TestTopic {
+    pub(crate) async fn create(partitions: i32) -> Self {
+        let name = unique("signals");
+        let admin: AdminClient<DefaultClientContext> = config().create().unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        let wide = [("max.message.bytes", "12000000")];
+        let mut signals = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
+        signals.config.extend(wide);
+        let dead = format!("{name}.dead-letter");
+        let mut letters = NewTopic::new(&dead, 1, TopicReplication::Fixed(1));
+        letters.config.extend(wide);
+        for result in admin.create_topics([&signals, &letters], &options).await.unwrap() {
+            result.unwrap();
+        }
+        let producer = config().set("linger.ms", "2").set("acks", "all").set("message.max.bytes", "12000000").create().unwrap();
+        Self { name, partitions, producer }
+    }
+
+    /// Queues a record; [`TestTopic::flush`] waits for it.
+    pub(crate) fn send(&self, partition: i32, payload: &[u8]) {
+        let mut record = BaseRecord::<[u8], [u8]>::to(&self.name).partition(partition).payload(payload);
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return,
+                // The local queue is full: let it drain.
+                Err((_, back)) => {
+                    record = back;
+                    self.producer.poll(Duration::from_millis(10));
+                }
+            }
+        }
+    }
+
+    pub(crate) fn send_json(&self, partition: i32, signal: &Value) {
+        self.send(partition, signal.to_string().as_bytes());
+    }
+
+    /// Waits until Kafka has everything.
+    pub(crate) fn flush(&self) {
+        self.producer.flush(Duration::from_secs(60)).unwrap();
+    }
+
+    /// The group's committed offset of each partition; `None` where it has none.
+    pub(crate) fn committed(&self, group: &str) -> Vec<Option<i64>> {
+        let consumer: BaseConsumer = config().set("group.id", group).create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_range(&self.name, 0, self.partitions - 1);
+        let committed = consumer.committed_offsets(list, Duration::from_secs(10)).unwrap();
+        let offset = |partition| committed.find_partition(&self.name, partition).map(|element| element.offset());
+        (0..self.partitions).map(|partition| if let Some(Offset::Offset(offset)) = offset(partition) { Some(offset) } else { None }).collect()
+    }
+
+    /// Everything in the dead-letter topic.
+    pub(crate) fn dead_letters(&self) -> Vec<DeadLetter> {
+        let name = format!("{}.dead-letter", self.name);
+        let consumer: BaseConsumer = config().set("group.id", unique("reader")).create().unwrap();
+        let (low, high) = consumer.fetch_watermarks(&name, 0, Duration::from_secs(10)).unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&name, 0, Offset::Beginning).unwrap();
+        consumer.assign(&list).unwrap();
+        let mut letters = Vec::new();
+        while (letters.len() as i64) < high - low {
+            let message = consumer.poll(Duration::from_secs(10)).expect("a dead letter that the watermarks promise").unwrap();
+            let headers = message.headers().map_or_else(Vec::new, |headers| {
+                headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
+            });
+            letters.push(DeadLetter { payload: message.payload().map(<[u8]>::to_vec), key: message.key().map(<[u8]>::to_vec), headers });
+        }
+        letters
+    }
+}
