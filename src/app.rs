@@ -29,9 +29,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let database = Database::new(&config.postgres);
     // Everything that can be wrong without asking a server is told before the first server is asked.
     let queue = queue(&config)?;
-    let sweeper = Sweeper::new(database.clone(), self::queue(&config)?, results(&config)?, config.trigger.lease, Arc::clone(&metrics));
+    let sweeper =
+        Sweeper::new(database.clone(), self::queue(&config)?, results(&config)?, config.trigger.lease, Arc::clone(&metrics));
     let listener = web::bind(config.process.http_address).await?;
-    tracing::info!(event = "starting", version = env!("CARGO_PKG_VERSION"), topic = config.kafka.signal_topic, group = config.kafka.consumer_group);
+    tracing::info!(
+        event = "starting",
+        version = env!("CARGO_PKG_VERSION"),
+        topic = config.kafka.signal_topic,
+        group = config.kafka.consumer_group
+    );
 
     let http = Task::start("http", &stop, web::serve(listener, Arc::clone(&metrics), stop.clone()));
     let all = async {

@@ -83,7 +83,10 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Migrate => runtime.block_on(async {
             let migrated = migrate::migrate(&Database::new(&configuration()?.postgres)).await?;
             println!("schema dispatcher: version {} (was {})", migrated.to, migrated.from);
-            for (tables, text) in [(&migrated.notifying, "changes are seen at once"), (&migrated.silent, "no right to make a trigger: changes are seen at the next refresh")] {
+            for (tables, text) in [
+                (&migrated.notifying, "changes are seen at once"),
+                (&migrated.silent, "no right to make a trigger: changes are seen at the next refresh"),
+            ] {
                 for table in tables {
                     println!("{table}: {text}");
                 }

@@ -127,7 +127,11 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
         loop {
             let matches = rules.match_batch(&batch, self.terms.scope, &skips);
             let wanted = self.wanted(&batch, &matches);
-            let spans = batch.offsets.spans().iter().map(|span| (*span, matches.counts.get(&span.partition).copied().unwrap_or_default()));
+            let spans = batch
+                .offsets
+                .spans()
+                .iter()
+                .map(|span| (*span, matches.counts.get(&span.partition).copied().unwrap_or_default()));
             let request = ClaimRequest { publication_id, spans: spans.collect(), wanted };
             let Self { claims, stop, .. } = self;
             match until_done(&mut backoff, stop, async || claims.claim(&request).await).await? {

@@ -34,7 +34,11 @@ pub struct Task {
 impl Task {
     /// Starts a task whose end, a panic included, cancels `stop`.
     #[expect(clippy::disallowed_methods, reason = "the owner joins the task")]
-    pub fn start(name: &'static str, stop: &CancellationToken, future: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> Self {
+    pub fn start(
+        name: &'static str,
+        stop: &CancellationToken,
+        future: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) -> Self {
         let guard = stop.clone().drop_guard();
         let handle = tokio::spawn(async move {
             let _guard = guard;
@@ -60,7 +64,11 @@ impl Task {
 ///
 /// # Errors
 /// `all` failed, or did not end in time.
-pub async fn within_grace(stop: &CancellationToken, grace: Duration, all: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+pub async fn within_grace(
+    stop: &CancellationToken,
+    grace: Duration,
+    all: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
     let patience = async {
         stop.cancelled().await;
         tokio::time::sleep(grace).await;

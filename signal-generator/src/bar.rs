@@ -60,12 +60,7 @@ pub enum BadBar {
 impl Bar {
     /// Adjusted data may have an open slightly above its high, by rounding: that is let through.
     pub fn check(&self) -> Result<(), BadBar> {
-        let prices = [
-            ("open", self.open),
-            ("high", self.high),
-            ("low", self.low),
-            ("close", self.close),
-        ];
+        let prices = [("open", self.open), ("high", self.high), ("low", self.low), ("close", self.close)];
         for (column, price) in prices {
             if !(price > 0.0 && price <= MAX_PRICE) {
                 return Err(BadBar::Price(column));
@@ -82,21 +77,13 @@ impl Bar {
 
     /// `date,open,high,low,close,volume`, as [`crate::csv`] reads it.
     pub fn csv_line(&self) -> String {
-        let Self {
-            date,
-            open,
-            high,
-            low,
-            close,
-            volume,
-        } = self;
+        let Self { date, open, high, low, close, volume } = self;
         format!("{date},{open},{high},{low},{close},{volume}")
     }
 
     /// Reads `{"ticker","date","open","high","low","close","volume"}`; further fields are ignored.
     pub fn from_json(record: &[u8]) -> Result<(String, Self), BadBar> {
-        let record: Record =
-            serde_json::from_slice(record).map_err(|error| BadBar::Json(error.to_string()))?;
+        let record: Record = serde_json::from_slice(record).map_err(|error| BadBar::Json(error.to_string()))?;
         let ticker = crate::ticker::normalize(&record.ticker)?;
         let bar = Self {
             date: parse_date(&record.date)?,
@@ -114,13 +101,7 @@ impl Bar {
 pub fn parse_date(text: &str) -> Result<Date, BadBar> {
     let bad = || BadBar::Date(shorten(text));
     let (day, rest) = text.split_at_checked(10).ok_or_else(bad)?;
-    let shaped = day.bytes().enumerate().all(|(at, byte)| {
-        if at == 4 || at == 7 {
-            byte == b'-'
-        } else {
-            byte.is_ascii_digit()
-        }
-    });
+    let shaped = day.bytes().enumerate().all(|(at, byte)| if at == 4 || at == 7 { byte == b'-' } else { byte.is_ascii_digit() });
     if !shaped || !(rest.is_empty() || rest.starts_with([' ', 'T'])) {
         return Err(bad());
     }
@@ -149,27 +130,10 @@ mod tests {
 
     #[test]
     fn a_date_is_taken_in_one_shape_only() {
-        for good in [
-            "2024-02-29",
-            "2024-02-29 00:00:00-05:00",
-            "2024-02-29T21:00:00Z",
-        ] {
-            assert_eq!(
-                parse_date(good).unwrap().to_string(),
-                "2024-02-29",
-                "{good}"
-            );
+        for good in ["2024-02-29", "2024-02-29 00:00:00-05:00", "2024-02-29T21:00:00Z"] {
+            assert_eq!(parse_date(good).unwrap().to_string(), "2024-02-29", "{good}");
         }
-        for bad in [
-            "",
-            "2023-02-29",
-            "20240229",
-            "29.02.2024",
-            "2024-2-29",
-            "2024-02-29x",
-            "+002024-02-29",
-            "€€€€€",
-        ] {
+        for bad in ["", "2023-02-29", "20240229", "29.02.2024", "2024-2-29", "2024-02-29x", "+002024-02-29", "€€€€€"] {
             assert_eq!(parse_date(bad), Err(BadBar::Date(bad.to_owned())), "{bad}");
         }
     }
@@ -178,10 +142,7 @@ mod tests {
     fn a_json_bar_says_what_is_wrong_with_it() {
         let good = br#"{"ticker":" aapl ","date":"2024-01-02","open":1,"high":2,"low":0.5,"close":1.5,"volume":0,"vwap":1}"#;
         let (ticker, bar) = Bar::from_json(good).unwrap();
-        assert_eq!(
-            (ticker.as_str(), bar.close, bar.check()),
-            ("AAPL", 1.5, Ok(()))
-        );
+        assert_eq!((ticker.as_str(), bar.close, bar.check()), ("AAPL", 1.5, Ok(())));
 
         let text = std::str::from_utf8(good).unwrap();
         let cases = [
@@ -189,10 +150,7 @@ mod tests {
             (text.replace("1.5", "\"1.5\""), "not a bar in JSON"),
             (text.replace("\"volume\":0,", ""), "missing field `volume`"),
             (text.replace(" aapl ", "  "), "ticker"),
-            (
-                text.replace("2024-01-02", "yesterday"),
-                "date \"yesterday\"",
-            ),
+            (text.replace("2024-01-02", "yesterday"), "date \"yesterday\""),
         ];
         for (record, expected) in cases {
             let reason = Bar::from_json(record.as_bytes()).unwrap_err().to_string();
@@ -202,52 +160,15 @@ mod tests {
 
     #[test]
     fn impossible_numbers_are_refused_by_name() {
-        let good = Bar {
-            date: jiff::civil::date(2024, 1, 2),
-            open: 2.0,
-            high: 3.0,
-            low: 1.0,
-            close: 2.0,
-            volume: 9.0,
-        };
+        let good = Bar { date: jiff::civil::date(2024, 1, 2), open: 2.0, high: 3.0, low: 1.0, close: 2.0, volume: 9.0 };
         let cases = [
             (Bar { open: 0.0, ..good }, BadBar::Price("open")),
-            (
-                Bar {
-                    high: f64::INFINITY,
-                    ..good
-                },
-                BadBar::Price("high"),
-            ),
+            (Bar { high: f64::INFINITY, ..good }, BadBar::Price("high")),
             (Bar { low: -1.0, ..good }, BadBar::Price("low")),
-            (
-                Bar {
-                    close: f64::NAN,
-                    ..good
-                },
-                BadBar::Price("close"),
-            ),
-            (
-                Bar {
-                    close: 2e12,
-                    ..good
-                },
-                BadBar::Price("close"),
-            ),
-            (
-                Bar {
-                    volume: f64::NAN,
-                    ..good
-                },
-                BadBar::Volume,
-            ),
-            (
-                Bar {
-                    volume: -1.0,
-                    ..good
-                },
-                BadBar::Volume,
-            ),
+            (Bar { close: f64::NAN, ..good }, BadBar::Price("close")),
+            (Bar { close: 2e12, ..good }, BadBar::Price("close")),
+            (Bar { volume: f64::NAN, ..good }, BadBar::Volume),
+            (Bar { volume: -1.0, ..good }, BadBar::Volume),
             (Bar { high: 0.5, ..good }, BadBar::HighBelowLow),
         ];
         assert_eq!(good.check(), Ok(()));

@@ -1,8 +1,5 @@
 //! The only reader of time.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "this is the module that those methods are reserved for"
-)]
+#![allow(clippy::disallowed_methods, reason = "this is the module that those methods are reserved for")]
 
 use std::time::{Duration, Instant};
 
@@ -17,9 +14,7 @@ pub struct Clock {
 impl Clock {
     /// Starts counting now.
     pub fn start() -> Self {
-        Self {
-            start: Instant::now(),
-        }
+        Self { start: Instant::now() }
     }
 
     /// Since the start; never goes back.

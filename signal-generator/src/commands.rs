@@ -36,10 +36,7 @@ pub enum Failure {
     #[error("standard output: {0}")]
     Print(std::io::Error),
     #[error("{}: {error}", path.display())]
-    Folder {
-        path: PathBuf,
-        error: std::io::Error,
-    },
+    Folder { path: PathBuf, error: std::io::Error },
     #[error("{}: no .csv file in this folder", .0.display())]
     EmptyFolder(PathBuf),
 }
@@ -48,10 +45,7 @@ impl Failure {
     /// After `sysexits.h`.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::EmptyFolder(_)
-            | Self::Kafka(KafkaFailure::NotCompacted { .. } | KafkaFailure::StrangeState { .. }) => {
-                64
-            }
+            Self::EmptyFolder(_) | Self::Kafka(KafkaFailure::NotCompacted { .. } | KafkaFailure::StrangeState { .. }) => 64,
             Self::Kafka(_) => 69,
             Self::Print(_) | Self::Folder { .. } => 74,
         }
@@ -78,37 +72,19 @@ pub fn run(job: &Job, tools: &mut Tools) -> Result<(), Failure> {
 
 fn open(job: &BarsJob, tools: &mut Tools) -> Result<Emitter, Failure> {
     let Some(sink) = &job.sink else {
-        return Ok(Emitter::new(
-            Outlet::Print,
-            job.wanted.clone(),
-            Marks::default(),
-        ));
+        return Ok(Emitter::new(Outlet::Print, job.wanted.clone(), Marks::default()));
     };
-    let (producer, marks) = TransactionalProducer::take_over(
-        &job.kafka,
-        &sink.topic,
-        &sink.state_topic,
-        &job.wanted.source,
-    )?;
+    let (producer, marks) = TransactionalProducer::take_over(&job.kafka, &sink.topic, &sink.state_topic, &job.wanted.source)?;
     tools.report.line(&format!(
         "source {} taken over: {} marks of earlier signals in {}",
         job.wanted.source,
         marks.len(),
         sink.state_topic
     ));
-    Ok(Emitter::new(
-        Outlet::Kafka(Box::new(producer)),
-        job.wanted.clone(),
-        marks,
-    ))
+    Ok(Emitter::new(Outlet::Kafka(Box::new(producer)), job.wanted.clone(), marks))
 }
 
-fn offer_all(
-    ticker: &str,
-    reading: &Reading,
-    emitter: &mut Emitter,
-    clock: Clock,
-) -> Result<(), Failure> {
+fn offer_all(ticker: &str, reading: &Reading, emitter: &mut Emitter, clock: Clock) -> Result<(), Failure> {
     for cross in &reading.crosses {
         emitter.offer(ticker, cross, clock.now())?;
     }

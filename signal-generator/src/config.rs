@@ -48,11 +48,7 @@ pub struct BarsJob {
 pub enum BarSource {
     Csv(PathBuf),
     Topic(String),
-    Walk {
-        seed: u64,
-        tickers: Vec<String>,
-        bars: usize,
-    },
+    Walk { seed: u64, tickers: Vec<String>, bars: usize },
 }
 
 /// Topics of the emission.
@@ -96,36 +92,19 @@ pub fn check(cli: &Cli, environment: &Environment) -> Result<Job, Vec<String>> {
 }
 
 fn replay(args: &ReplayArgs, checked: &mut Checked<'_>) -> Option<Job> {
-    let walk = checked.number(
-        "--random-walk",
-        args.random_walk.as_deref(),
-        1.0..=10_000_000.0,
-    );
-    let RandomArgs {
-        tickers,
-        ticker_count,
-        seed,
-    } = &args.random;
-    if args.random_walk.is_none() && (tickers.is_some() || ticker_count.is_some() || seed.is_some())
-    {
+    let walk = checked.number("--random-walk", args.random_walk.as_deref(), 1.0..=10_000_000.0);
+    let RandomArgs { tickers, ticker_count, seed } = &args.random;
+    if args.random_walk.is_none() && (tickers.is_some() || ticker_count.is_some() || seed.is_some()) {
         checked.mistake("--tickers, --ticker-count and --seed belong to --random-walk");
     }
     let random = random(&args.random, checked);
-    let walk = walk
-        .zip(random)
-        .map(|(bars, (tickers, seed))| BarSource::Walk {
-            seed: seed.unwrap_or(1),
-            tickers,
-            bars: values::whole(bars),
-        });
+    let walk = walk.zip(random).map(|(bars, (tickers, seed))| BarSource::Walk {
+        seed: seed.unwrap_or(1),
+        tickers,
+        bars: values::whole(bars),
+    });
     let asked = args.random_walk.is_some();
-    let source = bar_source(
-        &args.bars,
-        asked,
-        walk,
-        "--csv, --bars-topic, --random-walk",
-        checked,
-    );
+    let source = bar_source(&args.bars, asked, walk, "--csv, --bars-topic, --random-walk", checked);
     let needs_kafka = !args.print || args.bars.bars_topic.is_some();
     bars_job(&args.bars, source, needs_kafka, !args.print, checked).map(Job::Replay)
 }
@@ -134,10 +113,7 @@ fn follow(args: &FollowArgs, checked: &mut Checked<'_>) -> Option<Job> {
     let source = bar_source(&args.bars, false, None, "--csv, --bars-topic", checked);
     let poll = checked.number("--poll", args.poll.as_deref(), 0.05..=86_400.0);
     let job = bars_job(&args.bars, source, true, true, checked)?;
-    Some(Job::Follow(
-        job,
-        Duration::from_secs_f64(poll.unwrap_or(1.0)),
-    ))
+    Some(Job::Follow(job, Duration::from_secs_f64(poll.unwrap_or(1.0))))
 }
 
 fn mock(args: &MockArgs, checked: &mut Checked<'_>) -> Option<Job> {
@@ -149,12 +125,7 @@ fn mock(args: &MockArgs, checked: &mut Checked<'_>) -> Option<Job> {
     let count = checked.number("--count", args.count.as_deref(), 1.0..=1e15);
     let random = random(&args.random, checked);
     let kafka = checked.kafka(args.sink.brokers.as_deref());
-    let topic = checked.topic(
-        "--topic",
-        args.sink.topic.as_deref(),
-        "KAFKA_SIGNAL_TOPIC",
-        "trading-signals",
-    );
+    let topic = checked.topic("--topic", args.sink.topic.as_deref(), "KAFKA_SIGNAL_TOPIC", "trading-signals");
     let source = checked.source(args.sink.source.as_deref());
     let (tickers, seed) = random?;
     Some(Job::Mock(MockJob {
@@ -178,19 +149,12 @@ fn bar_source(
 ) -> Option<BarSource> {
     let asked = [args.csv.is_some(), args.bars_topic.is_some(), walk_asked];
     if asked.into_iter().filter(|&asked| asked).count() != 1 {
-        checked.mistake(&format!(
-            "exactly one of {options} says where the bars come from"
-        ));
+        checked.mistake(&format!("exactly one of {options} says where the bars come from"));
         return None;
     }
-    let csv = args
-        .csv
-        .as_ref()
-        .map(|folder| BarSource::Csv(PathBuf::from(folder)));
+    let csv = args.csv.as_ref().map(|folder| BarSource::Csv(PathBuf::from(folder)));
     let topic = args.bars_topic.as_deref();
-    let topic = topic
-        .and_then(|topic| checked.topic("--bars-topic", Some(topic), "", ""))
-        .map(BarSource::Topic);
+    let topic = topic.and_then(|topic| checked.topic("--bars-topic", Some(topic), "", "")).map(BarSource::Topic);
     csv.or(topic).or(walk)
 }
 
@@ -201,24 +165,10 @@ fn bars_job(
     sends: bool,
     checked: &mut Checked<'_>,
 ) -> Option<BarsJob> {
-    let kafka = if needs_kafka {
-        checked.kafka(args.sink.brokers.as_deref())
-    } else {
-        Some(KafkaConfig::new(""))
-    };
-    let topic = checked.topic(
-        "--topic",
-        args.sink.topic.as_deref(),
-        "KAFKA_SIGNAL_TOPIC",
-        "trading-signals",
-    );
+    let kafka = if needs_kafka { checked.kafka(args.sink.brokers.as_deref()) } else { Some(KafkaConfig::new("")) };
+    let topic = checked.topic("--topic", args.sink.topic.as_deref(), "KAFKA_SIGNAL_TOPIC", "trading-signals");
     let default = format!("{}.generator-state", topic.as_deref().unwrap_or_default());
-    let state_topic = checked.topic(
-        "--state-topic",
-        args.state_topic.as_deref(),
-        "KAFKA_STATE_TOPIC",
-        &default,
-    );
+    let state_topic = checked.topic("--state-topic", args.state_topic.as_deref(), "KAFKA_STATE_TOPIC", &default);
     let name = checked.source(args.sink.source.as_deref());
     let stamp = match args.stamp.as_deref() {
         None | Some("bar") => Some(Stamp::Bar),
@@ -228,22 +178,11 @@ fn bars_job(
             None
         }
     };
-    let directions = if args.death_cross {
-        vec![Direction::Golden, Direction::Death]
-    } else {
-        vec![Direction::Golden]
-    };
-    let sink = Sink {
-        topic: topic?,
-        state_topic: state_topic?,
-    };
+    let directions = if args.death_cross { vec![Direction::Golden, Direction::Death] } else { vec![Direction::Golden] };
+    let sink = Sink { topic: topic?, state_topic: state_topic? };
     Some(BarsJob {
         source: source?,
-        wanted: Wanted {
-            source: name?,
-            directions,
-            stamp: stamp?,
-        },
+        wanted: Wanted { source: name?, directions, stamp: stamp? },
         sink: sends.then_some(sink),
         kafka: kafka?,
     })
@@ -253,11 +192,7 @@ fn random(args: &RandomArgs, checked: &mut Checked<'_>) -> Option<(Vec<String>, 
     if args.tickers.is_some() && args.ticker_count.is_some() {
         checked.mistake("--tickers and --ticker-count exclude each other");
     }
-    let count = checked.number(
-        "--ticker-count",
-        args.ticker_count.as_deref(),
-        1.0..=1_000_000.0,
-    );
+    let count = checked.number("--ticker-count", args.ticker_count.as_deref(), 1.0..=1_000_000.0);
     let seed = args.seed.as_deref().map(str::parse::<u64>);
     if let Some(Err(_)) = seed {
         checked.mistake("--seed is not a whole number from 0 to 2^64 - 1");

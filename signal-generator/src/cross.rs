@@ -71,21 +71,13 @@ impl CrossDetector {
         let gap_now = gap(fast, slow);
         let previous_gap = self.previous_gap.replace(gap_now)?;
         let direction = direction(previous_gap, gap_now)?;
-        Some(Cross {
-            date: bar.date,
-            direction,
-            close: bar.close,
-            fast,
-            slow,
-            previous_gap,
-        })
+        Some(Cross { date: bar.date, direction, close: bar.close, fast, slow, previous_gap })
     }
 
     fn average(&mut self, close: f64) -> (f64, f64) {
         // yata fills its window with the first value; until the window is full nobody looks at the result.
         let (fast, slow) = self.averages.get_or_insert_with(|| {
-            let new =
-                |length| SMA::new(length, &close).expect("a window of at least one bar is valid");
+            let new = |length| SMA::new(length, &close).expect("a window of at least one bar is valid");
             (new(FAST), new(SLOW))
         });
         (fast.next(&close), slow.next(&close))
@@ -116,22 +108,13 @@ mod tests {
         cents.iter().map(move |&cents| {
             date = date.tomorrow().unwrap();
             let price = cents as f64 / 100.0;
-            Bar {
-                date,
-                open: price,
-                high: price,
-                low: price,
-                close: price,
-                volume: 1.0,
-            }
+            Bar { date, open: price, high: price, low: price, close: price, volume: 1.0 }
         })
     }
 
     fn detected(cents: &[i64]) -> Vec<(usize, Direction)> {
         let mut detector = CrossDetector::default();
-        let found = bars(cents)
-            .enumerate()
-            .filter_map(|(at, bar)| Some((at, detector.push(&bar)?.direction)));
+        let found = bars(cents).enumerate().filter_map(|(at, bar)| Some((at, detector.push(&bar)?.direction)));
         found.collect()
     }
 
@@ -144,16 +127,10 @@ mod tests {
         let mut found = Vec::new();
         for end in 201..=cents.len() {
             match (side(end - 1), side(end)) {
-                (
-                    std::cmp::Ordering::Less | std::cmp::Ordering::Equal,
-                    std::cmp::Ordering::Greater,
-                ) => {
+                (std::cmp::Ordering::Less | std::cmp::Ordering::Equal, std::cmp::Ordering::Greater) => {
                     found.push((end - 1, Direction::Golden));
                 }
-                (
-                    std::cmp::Ordering::Greater | std::cmp::Ordering::Equal,
-                    std::cmp::Ordering::Less,
-                ) => {
+                (std::cmp::Ordering::Greater | std::cmp::Ordering::Equal, std::cmp::Ordering::Less) => {
                     found.push((end - 1, Direction::Death));
                 }
                 _ => {}
@@ -186,14 +163,8 @@ mod tests {
         let mut cents = vec![10_000; 200];
         cents.push(20_000);
         let mut detector = CrossDetector::default();
-        let cross = bars(&cents)
-            .filter_map(|bar| detector.push(&bar))
-            .last()
-            .unwrap();
-        assert!(
-            (cross.fast - 102.0).abs() < 1e-9 && (cross.slow - 100.5).abs() < 1e-9,
-            "{cross:?}"
-        );
+        let cross = bars(&cents).filter_map(|bar| detector.push(&bar)).last().unwrap();
+        assert!((cross.fast - 102.0).abs() < 1e-9 && (cross.slow - 100.5).abs() < 1e-9, "{cross:?}");
         assert!(cross.previous_gap.abs() < 1e-12 && (cross.gap() - 1.5 / 100.5).abs() < 1e-12);
         assert!((cross.close - 200.0).abs() < f64::EPSILON);
     }

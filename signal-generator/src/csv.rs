@@ -31,11 +31,7 @@ pub enum End {
 }
 
 /// Gives each bar or reason, with its line number from 1, to `each`; stops only at a header without the needed columns.
-pub fn read_bars(
-    mut reader: impl BufRead,
-    tail: Tail,
-    mut each: impl FnMut(u64, Result<Bar, BadBar>),
-) -> io::Result<End> {
+pub fn read_bars(mut reader: impl BufRead, tail: Tail, mut each: impl FnMut(u64, Result<Bar, BadBar>)) -> io::Result<End> {
     let mut line = Vec::new();
     let mut columns: Option<Columns> = None;
     for number in 1.. {
@@ -91,14 +87,8 @@ enum FirstLine {
 impl Columns {
     fn of_first_line(text: &str) -> Result<FirstLine, BadBar> {
         let fields: Vec<String> = fields(text).map(str::to_ascii_lowercase).collect();
-        if fields
-            .first()
-            .is_some_and(|first| parse_date(first).is_ok())
-        {
-            return Ok(FirstLine::Bar(Self {
-                at: [0, 1, 2, 3, 4, 5],
-                count: NAMES.len(),
-            }));
+        if fields.first().is_some_and(|first| parse_date(first).is_ok()) {
+            return Ok(FirstLine::Bar(Self { at: [0, 1, 2, 3, 4, 5], count: NAMES.len() }));
         }
         let mut at = [0; 6];
         let mut missing = Vec::new();
@@ -111,10 +101,7 @@ impl Columns {
             }
         }
         if missing.is_empty() {
-            Ok(FirstLine::Header(Self {
-                at,
-                count: fields.len(),
-            }))
+            Ok(FirstLine::Header(Self { at, count: fields.len() }))
         } else {
             Err(BadBar::MissingColumns(missing.join(", ")))
         }
@@ -123,17 +110,11 @@ impl Columns {
     fn bar(&self, text: &str) -> Result<Bar, BadBar> {
         let fields: Vec<&str> = fields(text).collect();
         if fields.len() != self.count {
-            return Err(BadBar::Fields {
-                expected: self.count,
-                found: fields.len(),
-            });
+            return Err(BadBar::Fields { expected: self.count, found: fields.len() });
         }
         let number = |slot: usize| {
             let text = fields[self.at[slot]];
-            text.parse().map_err(|_| BadBar::NotANumber {
-                column: NAMES[slot],
-                text: shorten(text),
-            })
+            text.parse().map_err(|_| BadBar::NotANumber { column: NAMES[slot], text: shorten(text) })
         };
         Ok(Bar {
             date: parse_date(fields[self.at[0]])?,
@@ -157,11 +138,7 @@ fn canonical(name: &str) -> &str {
 fn fields(text: &str) -> impl Iterator<Item = &str> {
     text.split(',').map(|field| {
         let field = field.trim();
-        field
-            .strip_prefix('"')
-            .and_then(|inner| inner.strip_suffix('"'))
-            .unwrap_or(field)
-            .trim()
+        field.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(field).trim()
     })
 }
 

@@ -29,23 +29,14 @@ pub struct Reading {
 /// Reads one file from its first to its last line.
 pub fn read_file(path: &Path, tail: Tail) -> io::Result<Reading> {
     let mut series = Series::default();
-    let mut reading = Reading {
-        bars: 0,
-        crosses: Vec::new(),
-        bad: Vec::new(),
-        end: End::Complete,
-    };
-    reading.end = read_bars(
-        BufReader::new(File::open(path)?),
-        tail,
-        |line, bar| match bar.and_then(|bar| series.push(&bar)) {
-            Ok(cross) => {
-                reading.bars += 1;
-                reading.crosses.extend(cross);
-            }
-            Err(bad) => reading.bad.push((line, bad)),
-        },
-    )?;
+    let mut reading = Reading { bars: 0, crosses: Vec::new(), bad: Vec::new(), end: End::Complete };
+    reading.end = read_bars(BufReader::new(File::open(path)?), tail, |line, bar| match bar.and_then(|bar| series.push(&bar)) {
+        Ok(cross) => {
+            reading.bars += 1;
+            reading.crosses.extend(cross);
+        }
+        Err(bad) => reading.bad.push((line, bad)),
+    })?;
     Ok(reading)
 }
 
@@ -63,10 +54,7 @@ pub fn list(folder: &Path) -> io::Result<Listing> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension.eq_ignore_ascii_case("csv"))
-        {
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("csv")) {
             paths.push(path);
         }
     }
@@ -77,13 +65,8 @@ pub fn list(folder: &Path) -> io::Result<Listing> {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy();
         match ticker::normalize(&stem) {
             Ok(ticker) if taken.insert(ticker.clone()) => listing.files.push((ticker, path)),
-            Ok(ticker) => listing.bad.push((
-                path,
-                format!("another file has the ticker {ticker}; this one is skipped"),
-            )),
-            Err(bad) => listing
-                .bad
-                .push((path, format!("{bad}; the file is skipped"))),
+            Ok(ticker) => listing.bad.push((path, format!("another file has the ticker {ticker}; this one is skipped"))),
+            Err(bad) => listing.bad.push((path, format!("{bad}; the file is skipped"))),
         }
     }
     listing.files.sort();
@@ -118,11 +101,7 @@ impl Watch {
         }
         let reading = read_file(path, tail)?;
         let tail_left = reading.end == End::TailLeft;
-        let seen = Seen {
-            length: metadata.len(),
-            modified: metadata.modified().ok(),
-            tail_left,
-        };
+        let seen = Seen { length: metadata.len(), modified: metadata.modified().ok(), tail_left };
         self.seen.insert(path.to_owned(), seen);
         Ok(Some(reading))
     }
@@ -146,29 +125,13 @@ mod tests {
     #[test]
     fn a_folder_lists_tickers_and_names_the_files_that_are_none() {
         let folder = tempfile::tempdir().unwrap();
-        for name in [
-            "msft.csv",
-            "AAPL.CSV",
-            "aapl.csv",
-            "two words.csv",
-            "notes.txt",
-            ".csv",
-        ] {
+        for name in ["msft.csv", "AAPL.CSV", "aapl.csv", "two words.csv", "notes.txt", ".csv"] {
             fs::write(folder.path().join(name), "").unwrap();
         }
         let listing = list(folder.path()).unwrap();
-        let tickers: Vec<&str> = listing
-            .files
-            .iter()
-            .map(|(ticker, _)| ticker.as_str())
-            .collect();
+        let tickers: Vec<&str> = listing.files.iter().map(|(ticker, _)| ticker.as_str()).collect();
         assert_eq!(tickers, ["AAPL", "MSFT"]);
-        assert_eq!(
-            listing.bad.len(),
-            2,
-            "the second AAPL and the one with a space: {:?}",
-            listing.bad
-        );
+        assert_eq!(listing.bad.len(), 2, "the second AAPL and the one with a space: {:?}", listing.bad);
     }
 
     #[test]
@@ -180,29 +143,14 @@ mod tests {
             if !text.is_empty() {
                 fs::write(&path, text).unwrap();
             }
-            watch
-                .read_changed(&path)
-                .unwrap()
-                .map(|reading| (reading.bars, reading.bad.len()))
+            watch.read_changed(&path).unwrap().map(|reading| (reading.bars, reading.bad.len()))
         };
         assert_eq!(bars("2024-01-02,1,1,1,1,1\n"), Some((1, 0)));
         assert_eq!(bars(""), None, "unchanged");
-        assert_eq!(
-            bars("2024-01-02,1,1,1,1,1\n2024-01-03,1,1,"),
-            Some((1, 0)),
-            "the half line is left"
-        );
-        assert_eq!(
-            bars("2024-01-02,1,1,1,1,1\n2024-01-03,1,1,1,1,1"),
-            Some((1, 0)),
-            "it may still grow"
-        );
+        assert_eq!(bars("2024-01-02,1,1,1,1,1\n2024-01-03,1,1,"), Some((1, 0)), "the half line is left");
+        assert_eq!(bars("2024-01-02,1,1,1,1,1\n2024-01-03,1,1,1,1,1"), Some((1, 0)), "it may still grow");
         assert_eq!(bars(""), Some((2, 0)), "it stood still: the line is whole");
         assert_eq!(bars(""), None);
-        assert_eq!(
-            bars("2024-01-05,1,1,1,1,1\n"),
-            Some((1, 0)),
-            "a shorter file is another file"
-        );
+        assert_eq!(bars("2024-01-05,1,1,1,1,1\n"), Some((1, 0)), "a shorter file is another file");
     }
 }

@@ -65,23 +65,11 @@ pub enum EmitFailure {
 impl Emitter {
     /// `marks`: what has been emitted before.
     pub fn new(outlet: Outlet, wanted: Wanted, marks: Marks) -> Self {
-        Self {
-            outlet,
-            wanted,
-            marks,
-            waiting: Vec::new(),
-            emitted: 0,
-            held_back: 0,
-        }
+        Self { outlet, wanted, marks, waiting: Vec::new(), emitted: 0, held_back: 0 }
     }
 
     /// Takes a cross in; flushes when a batch is full.
-    pub fn offer(
-        &mut self,
-        ticker: &str,
-        cross: &Cross,
-        now: Timestamp,
-    ) -> Result<(), EmitFailure> {
+    pub fn offer(&mut self, ticker: &str, cross: &Cross, now: Timestamp) -> Result<(), EmitFailure> {
         if !self.wanted.directions.contains(&cross.direction) {
             return Ok(());
         }
@@ -93,24 +81,10 @@ impl Emitter {
             Stamp::Bar => bar_timestamp(cross.date, now),
             Stamp::Now => now,
         };
-        let payload = signal_json(&Signal::of_cross(
-            &self.wanted.source,
-            ticker,
-            cross,
-            timestamp,
-        ));
+        let payload = signal_json(&Signal::of_cross(&self.wanted.source, ticker, cross, timestamp));
         let (direction, date) = (cross.direction, cross.date);
-        self.waiting.push(Emission {
-            ticker: ticker.to_owned(),
-            direction,
-            date,
-            payload,
-        });
-        if self.waiting.len() >= BATCH {
-            self.flush()
-        } else {
-            Ok(())
-        }
+        self.waiting.push(Emission { ticker: ticker.to_owned(), direction, date, payload });
+        if self.waiting.len() >= BATCH { self.flush() } else { Ok(()) }
     }
 
     /// Returns when all that was offered has left for good.

@@ -31,10 +31,7 @@ pub struct KafkaConfig {
 impl KafkaConfig {
     /// Plain access without further properties.
     pub fn new(brokers: &str) -> Self {
-        Self {
-            brokers: brokers.to_owned(),
-            properties: Vec::new(),
-        }
+        Self { brokers: brokers.to_owned(), properties: Vec::new() }
     }
 
     fn client(&self) -> ClientConfig {
@@ -50,12 +47,7 @@ impl KafkaConfig {
         let mut config = ClientConfig::new();
         // Java's, so that every client of the platform finds a ticker in the same partition; may be overridden.
         config.set("partitioner", "murmur2_random");
-        config.extend(
-            self.client()
-                .config_map()
-                .into_iter()
-                .map(|(key, value)| (key.to_owned(), value.to_owned())),
-        );
+        config.extend(self.client().config_map().into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())));
         config.set("enable.idempotence", "true").set("acks", "all");
         config
     }
@@ -63,12 +55,8 @@ impl KafkaConfig {
     fn consumer(&self) -> ClientConfig {
         let mut config = self.client();
         // A group's name is required, but nothing is ever committed under it: each start reads from the beginning.
-        config
-            .set("group.id", "signal-generator")
-            .set("enable.auto.commit", "false");
-        config
-            .set("auto.offset.reset", "earliest")
-            .set("isolation.level", "read_committed");
+        config.set("group.id", "signal-generator").set("enable.auto.commit", "false");
+        config.set("auto.offset.reset", "earliest").set("isolation.level", "read_committed");
         config
     }
 }
@@ -78,41 +66,23 @@ impl KafkaConfig {
 #[expect(missing_docs, reason = "each variant's message says what it is")]
 pub enum KafkaFailure {
     #[error("{what}: {error}{trouble}")]
-    Client {
-        what: &'static str,
-        error: rdkafka::error::KafkaError,
-        trouble: String,
-    },
+    Client { what: &'static str, error: rdkafka::error::KafkaError, trouble: String },
     #[error("topic {0} does not exist")]
     NoTopic(String),
     #[error("topic {topic} has {now} partitions, it had {before}: start again to read them all")]
-    Repartitioned {
-        topic: String,
-        before: usize,
-        now: usize,
-    },
-    #[error(
-        "state topic {topic} has cleanup.policy={policy}: it must be compact, or what was emitted would be forgotten"
-    )]
+    Repartitioned { topic: String, before: usize, now: usize },
+    #[error("state topic {topic} has cleanup.policy={policy}: it must be compact, or what was emitted would be forgotten")]
     NotCompacted { topic: String, policy: String },
-    #[error(
-        "state topic {topic}, offset {offset}: not a record of ours; give this generator a topic of its own (--state-topic)"
-    )]
+    #[error("state topic {topic}, offset {offset}: not a record of ours; give this generator a topic of its own (--state-topic)")]
     StrangeState { topic: String, offset: i64 },
     #[error("state topic {0} could not be read to its end")]
     UnreadState(String),
-    #[error(
-        "another generator with the same --source has taken over; two at a time need two sources"
-    )]
+    #[error("another generator with the same --source has taken over; two at a time need two sources")]
     Fenced,
     #[error("the send queue stayed full{0}")]
     QueueFull(String),
     #[error("{failed} signals failed and {unknown} were not acknowledged in time{trouble}")]
-    Undelivered {
-        failed: u64,
-        unknown: u64,
-        trouble: String,
-    },
+    Undelivered { failed: u64, unknown: u64, trouble: String },
 }
 
 /// Counts every delivery report, and remembers the newest error for whoever has to explain a failure.
@@ -135,9 +105,7 @@ impl Deliveries {
     /// ` (newest error)`, or nothing.
     fn trouble(&self) -> String {
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        trouble
-            .as_ref()
-            .map_or_else(String::new, |text| format!(" ({text})"))
+        trouble.as_ref().map_or_else(String::new, |text| format!(" ({text})"))
     }
 
     fn note(&self, text: String) {
@@ -145,11 +113,7 @@ impl Deliveries {
     }
 
     fn failure(&self, what: &'static str, error: rdkafka::error::KafkaError) -> KafkaFailure {
-        KafkaFailure::Client {
-            what,
-            error,
-            trouble: self.trouble(),
-        }
+        KafkaFailure::Client { what, error, trouble: self.trouble() }
     }
 }
 

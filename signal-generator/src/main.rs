@@ -25,8 +25,7 @@ fn main() -> ExitCode {
             return USAGE.into();
         }
     };
-    let environment = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let environment = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let job = match config::check(&cli, &environment.collect()) {
         Ok(job) => job,
         Err(mistakes) => {
@@ -37,17 +36,11 @@ fn main() -> ExitCode {
     let stop = match Stop::on_signals() {
         Ok(stop) => stop,
         Err(error) => {
-            report.line(&format!(
-                "the process's signals cannot be listened to: {error}"
-            ));
+            report.line(&format!("the process's signals cannot be listened to: {error}"));
             return SYSTEM.into();
         }
     };
-    let mut tools = Tools {
-        clock: Clock::start(),
-        report,
-        stop,
-    };
+    let mut tools = Tools { clock: Clock::start(), report, stop };
     let outcome = commands::run(&job, &mut tools);
     match outcome {
         Ok(()) if tools.report.bad() == 0 => ExitCode::SUCCESS,
@@ -61,9 +54,5 @@ fn main() -> ExitCode {
 
 /// Help and version go to standard output.
 fn print(help: &clap::Error) -> ExitCode {
-    if help.print().is_ok() {
-        ExitCode::SUCCESS
-    } else {
-        SYSTEM.into()
-    }
+    if help.print().is_ok() { ExitCode::SUCCESS } else { SYSTEM.into() }
 }

@@ -77,24 +77,17 @@ impl StateKey {
         match <[String; 3]>::try_from(parts) {
             Ok([source, kind, ticker]) => {
                 let direction = [Direction::Golden, Direction::Death].into_iter();
-                let direction = direction
-                    .into_iter()
-                    .find(|one| one.signal_type().name() == kind)?;
+                let direction = direction.into_iter().find(|one| one.signal_type().name() == kind)?;
                 Some(Self::Mark(source, direction, ticker))
             }
-            Err(parts) => <[String; 1]>::try_from(parts)
-                .ok()
-                .map(|[source]| Self::Started(source)),
+            Err(parts) => <[String; 1]>::try_from(parts).ok().map(|[source]| Self::Started(source)),
         }
     }
 }
 
 /// `{"date":"2024-05-03"}`
 pub fn encode_mark(date: Date) -> Vec<u8> {
-    serde_json::to_vec(&MarkValue {
-        date: date.to_string(),
-    })
-    .expect("one string always has a JSON form")
+    serde_json::to_vec(&MarkValue { date: date.to_string() }).expect("one string always has a JSON form")
 }
 
 /// `None`: not a mark of ours.
@@ -109,14 +102,7 @@ mod tests {
     use jiff::civil::date;
 
     fn cross(direction: Direction, day: i8) -> Cross {
-        Cross {
-            date: date(2024, 1, day),
-            direction,
-            close: 1.0,
-            fast: 1.0,
-            slow: 1.0,
-            previous_gap: 0.0,
-        }
+        Cross { date: date(2024, 1, day), direction, close: 1.0, fast: 1.0, slow: 1.0, previous_gap: 0.0 }
     }
 
     #[test]
@@ -126,19 +112,10 @@ mod tests {
         assert!(!marks.pass("A", &cross(Direction::Golden, 5)));
         assert!(!marks.pass("A", &cross(Direction::Golden, 4)));
         assert!(marks.pass("A", &cross(Direction::Golden, 6)));
-        assert!(
-            marks.pass("A", &cross(Direction::Death, 5)),
-            "each type has its own mark"
-        );
-        assert!(
-            marks.pass("B", &cross(Direction::Golden, 5)),
-            "each ticker has its own mark"
-        );
+        assert!(marks.pass("A", &cross(Direction::Death, 5)), "each type has its own mark");
+        assert!(marks.pass("B", &cross(Direction::Golden, 5)), "each ticker has its own mark");
         marks.set(Direction::Golden, "A".to_owned(), None);
-        assert!(
-            marks.pass("A", &cross(Direction::Golden, 5)),
-            "a deleted mark lets it pass again"
-        );
+        assert!(marks.pass("A", &cross(Direction::Golden, 5)), "a deleted mark lets it pass again");
     }
 
     #[test]
@@ -151,20 +128,10 @@ mod tests {
         for key in keys {
             assert_eq!(StateKey::decode(&key.encode()), Some(key));
         }
-        for stranger in [
-            "",
-            "{}",
-            "[]",
-            "[\"a\",\"b\"]",
-            "[\"a\",\"macd\",\"T\"]",
-            "[1]",
-        ] {
+        for stranger in ["", "{}", "[]", "[\"a\",\"b\"]", "[\"a\",\"macd\",\"T\"]", "[1]"] {
             assert_eq!(StateKey::decode(stranger.as_bytes()), None, "{stranger}");
         }
-        assert_eq!(
-            decode_mark(&encode_mark(date(2024, 5, 3))),
-            Some(date(2024, 5, 3))
-        );
+        assert_eq!(decode_mark(&encode_mark(date(2024, 5, 3))), Some(date(2024, 5, 3)));
         assert_eq!(decode_mark(b"{\"date\":\"soon\"}"), None);
     }
 }

@@ -26,20 +26,13 @@ impl MockSignals {
     pub fn new(seed: u64, tickers: Vec<String>) -> Self {
         assert!(!tickers.is_empty(), "mock signals need at least one ticker");
         let random = ChaCha8Rng::seed_from_u64(seed);
-        Self {
-            random,
-            source: "signal-generator".to_owned(),
-            tickers,
-        }
+        Self { random, source: "signal-generator".to_owned(), tickers }
     }
 
     /// The same stream under another source's name.
     #[must_use]
     pub fn with_source(self, source: &str) -> Self {
-        Self {
-            source: source.to_owned(),
-            ..self
-        }
+        Self { source: source.to_owned(), ..self }
     }
 
     /// The next signal, stamped `now`: the Kafka key (its ticker) and the payload (its JSON).
@@ -86,20 +79,14 @@ mod tests {
         let mut signals = MockSignals::new(seed, vec!["AAPL".to_owned(), "MSFT".to_owned()]);
         let now = "2026-01-02T03:04:05Z".parse().unwrap();
         let mut next = || signals.next(now);
-        (0..1_000)
-            .map(|_| next())
-            .map(|(key, json)| (key, serde_json::from_slice(&json).unwrap()))
-            .collect()
+        (0..1_000).map(|_| next()).map(|(key, json)| (key, serde_json::from_slice(&json).unwrap())).collect()
     }
 
     #[test]
     fn a_seed_means_the_same_signals_and_another_seed_others() {
         assert_eq!(stream(1), stream(1));
         assert_ne!(stream(1)[0].1["signal_id"], stream(2)[0].1["signal_id"]);
-        assert_eq!(
-            stream(1)[0].1["signal_id"],
-            "b10da48c-ea4c-4967-ab8e-0efcd8069414"
-        );
+        assert_eq!(stream(1)[0].1["signal_id"], "b10da48c-ea4c-4967-ab8e-0efcd8069414");
     }
 
     #[test]
@@ -109,22 +96,11 @@ mod tests {
         for (key, signal) in stream(3) {
             let entry = &signal["tickers"][0];
             assert_eq!(entry["ticker"], key.as_str());
-            assert!(
-                (0.0..=100.0).contains(&entry["confidence"].as_f64().unwrap()),
-                "{signal}"
-            );
+            assert!((0.0..=100.0).contains(&entry["confidence"].as_f64().unwrap()), "{signal}");
             assert_eq!(signal["timestamp"], "2026-01-02T03:04:05Z");
-            kinds.insert((
-                key,
-                signal["signal_type"].to_string(),
-                entry["signal"].to_string(),
-            ));
+            kinds.insert((key, signal["signal_type"].to_string(), entry["signal"].to_string()));
             assert!(ids.insert(signal["signal_id"].to_string()), "{signal}");
         }
-        assert_eq!(
-            kinds.len(),
-            4,
-            "two tickers, each golden and bullish, and death and bearish: {kinds:?}"
-        );
+        assert_eq!(kinds.len(), 4, "two tickers, each golden and bullish, and death and bearish: {kinds:?}");
     }
 }

@@ -20,12 +20,7 @@ impl Default for Report {
     fn default() -> Self {
         let is_terminal = io::stderr().is_terminal();
         // The first line of progress is due only after the first interval: a short run shows none.
-        Self {
-            is_terminal,
-            next: LOG_EVERY,
-            line_open: false,
-            bad: 0,
-        }
+        Self { is_terminal, next: LOG_EVERY, line_open: false, bad: 0 }
     }
 }
 
@@ -43,11 +38,7 @@ impl Report {
 
     /// One line, now.
     pub fn line(&mut self, text: &str) {
-        let clear = if std::mem::take(&mut self.line_open) {
-            "\r\x1b[K"
-        } else {
-            ""
-        };
+        let clear = if std::mem::take(&mut self.line_open) { "\r\x1b[K" } else { "" };
         write_stderr(&format!("{clear}{text}\n"));
     }
 
@@ -59,12 +50,7 @@ impl Report {
         if elapsed < self.next {
             return;
         }
-        self.next = elapsed
-            + if self.is_terminal {
-                TERMINAL_EVERY
-            } else {
-                LOG_EVERY
-            };
+        self.next = elapsed + if self.is_terminal { TERMINAL_EVERY } else { LOG_EVERY };
         if self.is_terminal {
             write_stderr(&format!("\r\x1b[K{}", text()));
             self.line_open = true;

@@ -19,10 +19,7 @@ impl Series {
         match self.last {
             Some(last) if bar.date == last => return Err(BadBar::Repeated(last)),
             Some(last) if bar.date < last => {
-                return Err(BadBar::OutOfOrder {
-                    date: bar.date,
-                    last,
-                });
+                return Err(BadBar::OutOfOrder { date: bar.date, last });
             }
             _ => self.last = Some(bar.date),
         }
@@ -37,34 +34,12 @@ mod tests {
 
     #[test]
     fn dates_must_rise_and_a_refused_bar_changes_nothing() {
-        let bar = |day| Bar {
-            date: date(2024, 1, day),
-            open: 1.0,
-            high: 1.0,
-            low: 1.0,
-            close: 1.0,
-            volume: 0.0,
-        };
+        let bar = |day| Bar { date: date(2024, 1, day), open: 1.0, high: 1.0, low: 1.0, close: 1.0, volume: 0.0 };
         let mut series = Series::default();
         assert_eq!(series.push(&bar(5)), Ok(None));
-        assert_eq!(
-            series.push(&bar(5)),
-            Err(BadBar::Repeated(date(2024, 1, 5)))
-        );
-        assert_eq!(
-            series.push(&bar(4)),
-            Err(BadBar::OutOfOrder {
-                date: date(2024, 1, 4),
-                last: date(2024, 1, 5)
-            })
-        );
-        assert_eq!(
-            series.push(&Bar {
-                close: 0.0,
-                ..bar(6)
-            }),
-            Err(BadBar::Price("close"))
-        );
+        assert_eq!(series.push(&bar(5)), Err(BadBar::Repeated(date(2024, 1, 5))));
+        assert_eq!(series.push(&bar(4)), Err(BadBar::OutOfOrder { date: date(2024, 1, 4), last: date(2024, 1, 5) }));
+        assert_eq!(series.push(&Bar { close: 0.0, ..bar(6) }), Err(BadBar::Price("close")));
         assert_eq!(series.push(&bar(6)), Ok(None));
     }
 }

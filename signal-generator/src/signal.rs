@@ -10,10 +10,7 @@ use crate::cross::{Cross, Direction};
 /// How the dispatcher and the platform name a cross.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(
-    missing_docs,
-    reason = "the two directions, by their names on the wire"
-)]
+#[expect(missing_docs, reason = "the two directions, by their names on the wire")]
 pub enum SignalType {
     GoldenCross,
     DeathCross,
@@ -47,10 +44,7 @@ pub struct Signal {
 
 /// What is said of one ticker.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[expect(
-    missing_docs,
-    reason = "the fields of the published shape; confidence is 0 to 100"
-)]
+#[expect(missing_docs, reason = "the fields of the published shape; confidence is 0 to 100")]
 pub struct TickerSignal {
     pub ticker: String,
     pub signal: Bias,
@@ -148,10 +142,7 @@ pub fn confidence(cross: &Cross) -> f64 {
 /// When a bar's signal speaks: at the end of the bar's day (UTC), but never in the future. So an old cross that a first
 /// replay finds is an old signal, and whoever refuses stale signals does not trade on it.
 pub fn bar_timestamp(date: Date, now: Timestamp) -> Timestamp {
-    let end = date
-        .checked_add(1.day())
-        .ok()
-        .and_then(|day| day.to_zoned(TimeZone::UTC).ok());
+    let end = date.checked_add(1.day()).ok().and_then(|day| day.to_zoned(TimeZone::UTC).ok());
     end.map_or(now, |end| end.timestamp().min(now))
 }
 
@@ -175,25 +166,13 @@ mod tests {
     use jiff::civil::date;
 
     fn cross(direction: Direction, previous_gap: f64, fast: f64) -> Cross {
-        Cross {
-            date: date(2024, 5, 3),
-            direction,
-            close: 101.5,
-            fast,
-            slow: 100.0,
-            previous_gap,
-        }
+        Cross { date: date(2024, 5, 3), direction, close: 101.5, fast, slow: 100.0, previous_gap }
     }
 
     #[test]
     fn the_json_has_the_published_shape_and_nothing_else() {
         let golden = cross(Direction::Golden, -0.0005, 100.05);
-        let signal = Signal::of_cross(
-            "signal-generator",
-            "AAPL",
-            &golden,
-            "2024-05-03T21:30:00Z".parse().unwrap(),
-        );
+        let signal = Signal::of_cross("signal-generator", "AAPL", &golden, "2024-05-03T21:30:00Z".parse().unwrap());
         let expected = concat!(
             r#"{"signal_id":"e5e77fbc-325e-544e-b0db-5704434e2683","signal_type":"golden_cross","source":"signal-generator","#,
             r#""timestamp":"2024-05-03T21:30:00Z","tickers":[{"ticker":"AAPL","signal":"BULLISH","confidence":75.0,"#,
@@ -202,20 +181,9 @@ mod tests {
         );
         assert_eq!(String::from_utf8(signal_json(&signal)).unwrap(), expected);
 
-        let death = Signal::of_cross(
-            "x",
-            "AAPL",
-            &cross(Direction::Death, 0.0, 99.9),
-            Timestamp::UNIX_EPOCH,
-        );
-        assert_eq!(
-            (death.signal_type, death.tickers[0].signal),
-            (SignalType::DeathCross, Bias::Bearish)
-        );
-        assert!(
-            death.tickers[0].reasoning.contains("fell below"),
-            "{death:?}"
-        );
+        let death = Signal::of_cross("x", "AAPL", &cross(Direction::Death, 0.0, 99.9), Timestamp::UNIX_EPOCH);
+        assert_eq!((death.signal_type, death.tickers[0].signal), (SignalType::DeathCross, Bias::Bearish));
+        assert!(death.tickers[0].reasoning.contains("fell below"), "{death:?}");
     }
 
     #[test]
@@ -239,11 +207,7 @@ mod tests {
         let speeds = [0.0, 0.0001, 0.001, 0.01, 1.0];
         let expected = [50.0, 54.5, 75.0, 95.5, 100.0];
         for (speed, expected) in speeds.into_iter().zip(expected) {
-            assert_eq!(
-                (golden(speed), death(speed)),
-                (expected, expected),
-                "{speed}"
-            );
+            assert_eq!((golden(speed), death(speed)), (expected, expected), "{speed}");
         }
     }
 
@@ -256,15 +220,8 @@ mod tests {
             ("2030-01-01T00:00:00Z", "2024-05-04T00:00:00Z"),
         ];
         for (now, expected) in cases {
-            assert_eq!(
-                bar_timestamp(date(2024, 5, 3), at(now)),
-                at(expected),
-                "{now}"
-            );
+            assert_eq!(bar_timestamp(date(2024, 5, 3), at(now)), at(expected), "{now}");
         }
-        assert_eq!(
-            bar_timestamp(date(9999, 12, 31), at("2024-01-01T00:00:00Z")),
-            at("2024-01-01T00:00:00Z")
-        );
+        assert_eq!(bar_timestamp(date(9999, 12, 31), at("2024-01-01T00:00:00Z")), at("2024-01-01T00:00:00Z"));
     }
 }

@@ -27,28 +27,14 @@ impl RandomWalk {
     pub fn new(seed: u64, ticker: &str, start: Date) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(ticker));
         let close = 20.0 + 180.0 * unit(&mut random);
-        let drift = if random.next_u64() & 1 == 0 {
-            0.001
-        } else {
-            -0.001
-        };
-        Self {
-            random,
-            date: start,
-            close,
-            drift,
-            bars_left: 0,
-        }
+        let drift = if random.next_u64() & 1 == 0 { 0.001 } else { -0.001 };
+        Self { random, date: start, close, drift, bars_left: 0 }
     }
 
     fn step(&mut self) -> f64 {
         if self.bars_left == 0 {
             let strength = 0.001 + 0.004 * unit(&mut self.random);
-            self.drift = if self.drift > 0.0 {
-                -strength
-            } else {
-                strength
-            };
+            self.drift = if self.drift > 0.0 { -strength } else { strength };
             self.bars_left = 40 + self.random.next_u64() % 121;
         }
         self.bars_left -= 1;
@@ -76,14 +62,7 @@ impl Iterator for RandomWalk {
         let volume = (100_000 + self.random.next_u64() % 9_900_001) as f64;
         self.close = close;
         self.date = date.checked_add(1.day()).ok()?;
-        Some(Bar {
-            date,
-            open: cents(open),
-            high,
-            low,
-            close,
-            volume,
-        })
+        Some(Bar { date, open: cents(open), high, low, close, volume })
     }
 }
 
@@ -97,9 +76,7 @@ fn cents(price: f64) -> f64 {
 }
 
 fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]
@@ -111,17 +88,9 @@ mod tests {
 
     #[test]
     fn a_seed_means_the_same_bars_for_ever() {
-        let bars: Vec<Bar> = RandomWalk::new(7, "AAPL", date(2020, 1, 4))
-            .take(3)
-            .collect();
-        let closes: Vec<String> = bars
-            .iter()
-            .map(|bar| format!("{} {}", bar.date, bar.close))
-            .collect();
-        assert_eq!(
-            closes,
-            ["2020-01-06 156.91", "2020-01-07 156.59", "2020-01-08 156.3"]
-        );
+        let bars: Vec<Bar> = RandomWalk::new(7, "AAPL", date(2020, 1, 4)).take(3).collect();
+        let closes: Vec<String> = bars.iter().map(|bar| format!("{} {}", bar.date, bar.close)).collect();
+        assert_eq!(closes, ["2020-01-06 156.91", "2020-01-07 156.59", "2020-01-08 156.3"]);
     }
 
     #[test]
@@ -130,20 +99,13 @@ mod tests {
         for ticker in crate::ticker::made_up(20) {
             let mut series = Series::default();
             for bar in RandomWalk::new(1, &ticker, date(2000, 1, 1)).take(2_500) {
-                match series
-                    .push(&bar)
-                    .expect("a good bar")
-                    .map(|cross| cross.direction)
-                {
+                match series.push(&bar).expect("a good bar").map(|cross| cross.direction) {
                     Some(Direction::Golden) => golden += 1,
                     Some(Direction::Death) => death += 1,
                     None => {}
                 }
             }
         }
-        assert!(
-            golden > 150 && death > 150,
-            "{golden} golden and {death} death crosses in 20 × 2,500 bars"
-        );
+        assert!(golden > 150 && death > 150, "{golden} golden and {death} death crosses in 20 × 2,500 bars");
     }
 }

@@ -107,11 +107,8 @@ impl RedisAddress {
         }
         let host = url.host_str().filter(|host| !host.is_empty()).unwrap_or("localhost");
         let tls = if url.scheme() == "rediss" { Some(RedisTls::parse(&query)?) } else { None };
-        let endpoint = RedisEndpoint::Tcp {
-            host: host.trim_matches(['[', ']']).to_owned(),
-            port: url.port().unwrap_or(6379),
-            tls,
-        };
+        let endpoint =
+            RedisEndpoint::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port: url.port().unwrap_or(6379), tls };
         let path = url.path().trim_matches('/');
         let database = if path.is_empty() { database(&query("virtual_host").unwrap_or_default())? } else { database(path)? };
         Ok(Self { endpoint, user, password, database })
@@ -159,7 +156,8 @@ impl AmqpAddress {
         };
         let encoded: String = url::form_urlencoded::byte_serialize(virtual_host.as_bytes()).collect();
         url.set_path(&format!("/{}", encoded.replace('+', "%20")));
-        let redacted = format!("{}://{}:{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.port().unwrap_or(5672), url.path());
+        let redacted =
+            format!("{}://{}:{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.port().unwrap_or(5672), url.path());
         Ok(Self { url: SecretString::from(url.to_string()), redacted })
     }
 

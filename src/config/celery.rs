@@ -154,8 +154,10 @@ fn priority_steps(reader: &mut Reader<'_>) -> Option<Vec<u8>> {
     let steps: Option<Vec<u8>> = list.split(',').map(|step| step.trim().parse().ok()).collect();
     let steps = steps.filter(|steps| steps.is_sorted_by(|a, b| a < b) && steps.first() == Some(&0));
     if steps.is_none() {
-        reader.problem("CELERY_PRIORITY_STEPS", format!("expected ascending numbers from 0 on such as 0,3,6,9, got {}", shape(list)));
+        reader.problem(
+            "CELERY_PRIORITY_STEPS",
+            format!("expected ascending numbers from 0 on such as 0,3,6,9, got {}", shape(list)),
+        );
     }
     steps
 }
-

@@ -31,7 +31,8 @@ impl Environment {
             Err(error) if error.not_found() => {}
             Err(_) => return Err(Problems::one(&path.display().to_string(), "the file cannot be read")),
         }
-        values.extend(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))));
+        values
+            .extend(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))));
         Ok(Self(values))
     }
 

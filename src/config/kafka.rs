@@ -58,8 +58,8 @@ impl KafkaConfig {
         let bootstrap_servers = reader.required("KAFKA_BOOTSTRAP_SERVERS");
         let signal_topic = topic(reader, "KAFKA_SIGNAL_TOPIC");
         let consumer_group = reader.required("KAFKA_CONSUMER_GROUP");
-        let auto_offset_reset = reader
-            .choice("KAFKA_AUTO_OFFSET_RESET", &[("earliest", OffsetReset::Earliest), ("latest", OffsetReset::Latest)]);
+        let auto_offset_reset =
+            reader.choice("KAFKA_AUTO_OFFSET_RESET", &[("earliest", OffsetReset::Earliest), ("latest", OffsetReset::Latest)]);
         let dead_letter_topic = match reader.optional("KAFKA_DEAD_LETTER_TOPIC") {
             Some(_) => topic(reader, "KAFKA_DEAD_LETTER_TOPIC"),
             None => signal_topic.as_ref().map(|topic| format!("{topic}.dead-letter")),

@@ -40,7 +40,8 @@ impl ProcessConfig {
         let address = reader.required("HTTP_ADDRESS")?;
         let http_address = address.parse::<SocketAddr>().ok();
         if http_address.is_none() {
-            reader.problem("HTTP_ADDRESS", format!("expected an address and port such as 127.0.0.1:8080, got {}", shape(address)));
+            reader
+                .problem("HTTP_ADDRESS", format!("expected an address and port such as 127.0.0.1:8080, got {}", shape(address)));
         }
         let shutdown_grace = reader.seconds("SHUTDOWN_GRACE_SECONDS", 1.0, 3600.0);
         Some(Self {

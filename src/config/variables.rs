@@ -71,7 +71,10 @@ pub fn help() -> String {
         let default = variable.default.map(|default| format!(" [{default}]")).unwrap_or_default();
         line(&mut text, format_args!("  {:<31} {} ({}){default}", variable.name, variable.text, variable.unit));
     }
-    line(&mut text, format_args!("  {:<31} any librdkafka property, e.g. KAFKA_CONFIG_SECURITY_PROTOCOL=SASL_SSL", "KAFKA_CONFIG_<PROPERTY>"));
+    line(
+        &mut text,
+        format_args!("  {:<31} any librdkafka property, e.g. KAFKA_CONFIG_SECURITY_PROTOCOL=SASL_SSL", "KAFKA_CONFIG_<PROPERTY>"),
+    );
     text
 }
 

@@ -70,7 +70,8 @@ pub struct Matches {
 impl RuleSet {
     /// Matches a batch. `skips` may not lead; they are the ones that the store has found in its ledger.
     pub fn match_batch(self: &Arc<Self>, batch: &Batch, scope: Scope, skips: &HashSet<Skip>) -> Matches {
-        let mut matching = Matching { rules: self, batch, scope, skips, slots: HashMap::default(), candidates: Vec::new(), pairs: 0 };
+        let mut matching =
+            Matching { rules: self, batch, scope, skips, slots: HashMap::default(), candidates: Vec::new(), pairs: 0 };
         let mut counts: HashMap<i32, PartitionCounts> = HashMap::new();
         for (position, signal) in batch.signals().iter().enumerate() {
             let outcome = matching.signal(u32::try_from(position).unwrap_or(u32::MAX), signal);
@@ -188,7 +189,9 @@ impl Pipeline {
         }
         self.subscriptions.iter().any(|subscription| {
             subscription.signal_type.as_deref().is_none_or(|wanted| wanted == signal_type)
-                && subscription.min_confidence.is_none_or(|least| mention.confidence.is_some_and(|confidence| confidence >= least))
+                && subscription
+                    .min_confidence
+                    .is_none_or(|least| mention.confidence.is_some_and(|confidence| confidence >= least))
                 && subscription.timeframe.as_deref().is_none_or(|wanted| {
                     // Read from the metadata at most once a signal, and only if somebody asks.
                     let found = timeframe.get_or_insert_with(|| Details::read(batch.text(signal.payload)).timeframe());

@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn a_subscription_keeps_what_it_says() {
-        let rule = Rule::try_from(&row("[]", Some(r#"[{"signal_type": "golden_cross", "min_confidence": 80, "timeframe": null}]"#)));
+        let rule =
+            Rule::try_from(&row("[]", Some(r#"[{"signal_type": "golden_cross", "min_confidence": 80, "timeframe": null}]"#)));
         let expected = Subscription { signal_type: Some("golden_cross".into()), min_confidence: Some(80.0), timeframe: None };
         assert_eq!(rule.unwrap().subscriptions, [expected]);
     }

@@ -29,7 +29,11 @@ impl Columns {
             return Err(StoreError::Platform(format!("there is no table {table}")));
         }
         let missing: Vec<_> = required.iter().filter(|name| !self.has(name)).copied().collect();
-        if missing.is_empty() { Ok(self) } else { Err(StoreError::Platform(format!("the table {table} has no column {}", missing.join(", ")))) }
+        if missing.is_empty() {
+            Ok(self)
+        } else {
+            Err(StoreError::Platform(format!("the table {table} has no column {}", missing.join(", "))))
+        }
     }
 }
 

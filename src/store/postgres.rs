@@ -108,7 +108,8 @@ impl Database {
                 Ok(Connection { client, _driver: Companion::start(drive(connection, notices)) })
             }
         };
-        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| StoreError::TimedOut(CONNECT_TIMEOUT))??;
+        let connection =
+            tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| StoreError::TimedOut(CONNECT_TIMEOUT))??;
         connection.batch(SESSION).await?;
         Ok(connection)
     }
@@ -159,7 +160,11 @@ impl Connection {
     }
 
     /// Runs a prepared statement that gives rows.
-    pub(super) async fn query_prepared(&self, statement: &Statement, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
+    pub(super) async fn query_prepared(
+        &self,
+        statement: &Statement,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, StoreError> {
         self.within(self.client.query(statement, values)).await
     }
 
@@ -240,7 +245,9 @@ impl PostgresClaims {
     async fn claim_on(&self, connection: &Connection, claim: &Statement, request: &ClaimRequest) -> Result<Verdict, StoreError> {
         let spans = &request.spans;
         let partition: Vec<i32> = spans.iter().map(|(span, _)| span.partition).collect();
-        let column = |of: fn(&(crate::intake::PartitionSpan, crate::rules::PartitionCounts)) -> i64| -> Vec<i64> { spans.iter().map(of).collect() };
+        let column = |of: fn(&(crate::intake::PartitionSpan, crate::rules::PartitionCounts)) -> i64| -> Vec<i64> {
+            spans.iter().map(of).collect()
+        };
         let wanted = &request.wanted;
         let texts = |of: fn(&super::Wanted) -> &str| -> Vec<&str> { wanted.iter().map(of).collect() };
         let ids = |of: fn(&super::Wanted) -> Uuid| -> Vec<Uuid> { wanted.iter().map(of).collect() };
@@ -297,7 +304,8 @@ impl PostgresClaims {
                 &[&request.publication_id],
             )
             .await?;
-        let mut claimed = Claimed { won: Vec::new(), known: 0, leased_until: Timestamp::UNIX_EPOCH, unknown_statuses: Vec::new() };
+        let mut claimed =
+            Claimed { won: Vec::new(), known: 0, leased_until: Timestamp::UNIX_EPOCH, unknown_statuses: Vec::new() };
         for row in &rows {
             let id: Uuid = row.try_get(0).map_err(StoreError::Answer)?;
             claimed.leased_until = timestamp(row, 1)?;

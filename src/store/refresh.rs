@@ -105,7 +105,10 @@ impl Refresher {
                 Err(error) => {
                     self.metrics.rules_failed();
                     let age = self.loaded_at.map(|at| at.elapsed().as_secs());
-                    backoff.failed(&format_args!("{error}; the rules in use are {} old", age.map_or("not read yet, so".to_owned(), |age| format!("{age} s"))))
+                    backoff.failed(&format_args!(
+                        "{error}; the rules in use are {} old",
+                        age.map_or("not read yet, so".to_owned(), |age| format!("{age} s"))
+                    ))
                 }
             };
             // Stopped or waited: either way the loop looks again.

@@ -51,7 +51,14 @@ pub fn trigger_id(pipeline_id: Uuid, slot: &str, signal_id: &str) -> Uuid {
 }
 
 /// What the candidate would be told. `slot` is empty for a whole pipeline.
-pub fn trigger_text(config: &CeleryConfig, topic: &str, batch: &Batch, rules: &RuleSet, candidate: &Candidate, slot: &str) -> TriggerText {
+pub fn trigger_text(
+    config: &CeleryConfig,
+    topic: &str,
+    batch: &Batch,
+    rules: &RuleSet,
+    candidate: &Candidate,
+    slot: &str,
+) -> TriggerText {
     let signal = &batch.signals()[candidate.signal as usize];
     let signal_id = signal_id(topic, batch, signal);
     let pipeline_id = rules.pipeline_id(candidate.pipeline);
@@ -124,7 +131,9 @@ fn timestamp(stated: Option<&RawValue>, record_time_ms: i64) -> String {
         serde_json::Value::String(text) => {
             let text = text.trim();
             // Python's `utcnow().isoformat()` has no offset: it is UTC.
-            text.parse().ok().or_else(|| text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp()))
+            text.parse()
+                .ok()
+                .or_else(|| text.parse::<DateTime>().ok()?.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp()))
         }
         serde_json::Value::Number(number) => epoch(number.as_f64()?),
         _ => None,

@@ -65,7 +65,10 @@ impl RedisLink {
     ///
     /// # Errors
     /// Redis does not answer or refuses.
-    pub async fn run<T>(&mut self, command: impl AsyncFnOnce(&mut MultiplexedConnection) -> redis::RedisResult<T>) -> Result<T, Error> {
+    pub async fn run<T>(
+        &mut self,
+        command: impl AsyncFnOnce(&mut MultiplexedConnection) -> redis::RedisResult<T>,
+    ) -> Result<T, Error> {
         let failed = |source| Error::Redis { address: self.address.clone(), source };
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
@@ -185,7 +188,8 @@ pub async fn finished(link: &mut RedisLink, tasks: &[Uuid]) -> Result<Vec<Uuid>,
         return Ok(Vec::new());
     }
     let keys: Vec<String> = tasks.iter().map(|task| format!("celery-task-meta-{task}")).collect();
-    let results: Vec<Option<String>> = link.run(async |connection| redis::cmd("MGET").arg(&keys).query_async(connection).await).await?;
+    let results: Vec<Option<String>> =
+        link.run(async |connection| redis::cmd("MGET").arg(&keys).query_async(connection).await).await?;
     let over = |result: &Option<String>| result.as_deref().is_some_and(is_over);
     Ok(tasks.iter().zip(&results).filter(|(_, result)| over(result)).map(|(task, _)| *task).collect())
 }
@@ -198,4 +202,3 @@ fn is_over(result: &str) -> bool {
     }
     serde_json::from_str::<Meta>(result).is_ok_and(|meta| ["SUCCESS", "FAILURE", "REVOKED"].contains(&meta.status.as_str()))
 }
-

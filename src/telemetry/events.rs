@@ -34,13 +34,26 @@ impl Events {
             let tickers = list(batch.mentions(signal).iter().map(|mention| batch.text(mention.ticker)));
             let signal_id = signal_id(&self.topic, batch, signal);
             let suppressed = suppressed.filter(|_| position == 0);
-            tracing::info!(event = "signal_received", signal_id, tickers, partition = signal.partition, offset = signal.offset, suppressed);
+            tracing::info!(
+                event = "signal_received",
+                signal_id,
+                tickers,
+                partition = signal.partition,
+                offset = signal.offset,
+                suppressed
+            );
         }
         for rejected in batch.rejected() {
             let (written, suppressed) = self.received.take(1, clock::now());
             if written > 0 {
                 let reason = rejected.reason.as_str();
-                tracing::warn!(event = "signal_rejected", reason, partition = rejected.partition, offset = rejected.offset, suppressed);
+                tracing::warn!(
+                    event = "signal_rejected",
+                    reason,
+                    partition = rejected.partition,
+                    offset = rejected.offset,
+                    suppressed
+                );
             }
         }
     }

@@ -119,7 +119,13 @@ mod tests {
         let writer = sink.clone();
         let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).event_format(JsonLines).finish();
         tracing::subscriber::with_default(subscriber, || {
-            tracing::info!(event = "signal_received", signal_id = "a\n\u{1b}[31m", tickers = r#"["AAPL"]"#, count = 2_u64, suppressed = None::<u64>);
+            tracing::info!(
+                event = "signal_received",
+                signal_id = "a\n\u{1b}[31m",
+                tickers = r#"["AAPL"]"#,
+                count = 2_u64,
+                suppressed = None::<u64>
+            );
         });
         let bytes = sink.0.lock().unwrap().clone();
         let text = String::from_utf8(bytes).unwrap();

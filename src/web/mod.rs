@@ -38,7 +38,11 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: Cancellat
 
 /// Ready once the rules were read: from then on every signal is matched against something.
 async fn ready(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
-    if metrics.has_rules() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "the rules are not read yet\n") }
+    if metrics.has_rules() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the rules are not read yet\n")
+    }
 }
 
 async fn text(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {

@@ -12,13 +12,7 @@ pub(super) fn run(job: &BarsJob, poll: Duration, tools: &mut Tools) -> Result<()
     let mut emitter = open(job, tools)?;
     let bars = match &job.source {
         BarSource::Csv(folder) => csv(folder, poll, &mut emitter, tools)?,
-        BarSource::Topic(name) => topic::read(
-            &job.kafka,
-            name,
-            topic::Until::AskedToStop,
-            &mut emitter,
-            tools,
-        )?,
+        BarSource::Topic(name) => topic::read(&job.kafka, name, topic::Until::AskedToStop, &mut emitter, tools)?,
         BarSource::Walk { .. } => unreachable!("`follow` has no option for a walk"),
     };
     emitter.flush()?;
@@ -26,12 +20,7 @@ pub(super) fn run(job: &BarsJob, poll: Duration, tools: &mut Tools) -> Result<()
     Ok(())
 }
 
-fn csv(
-    folder: &Path,
-    poll: Duration,
-    emitter: &mut Emitter,
-    tools: &mut Tools,
-) -> Result<u64, Failure> {
+fn csv(folder: &Path, poll: Duration, emitter: &mut Emitter, tools: &mut Tools) -> Result<u64, Failure> {
     let mut watch = Watch::default();
     let (mut bars, mut told) = (0, false);
     while !tools.stop.is_asked() {
@@ -40,10 +29,7 @@ fn csv(
         emitter.flush()?;
         if !told {
             told = true;
-            tools.report.line(&format!(
-                "{bars} bars read, now following {}",
-                folder.display()
-            ));
+            tools.report.line(&format!("{bars} bars read, now following {}", folder.display()));
         }
         tools.stop.wait(poll);
     }
@@ -51,16 +37,8 @@ fn csv(
 }
 
 /// One look at the whole folder; the number of bars read from changed files.
-fn look(
-    folder: &Path,
-    watch: &mut Watch,
-    emitter: &mut Emitter,
-    tools: &mut Tools,
-) -> Result<u64, Failure> {
-    let failure = |error| Failure::Folder {
-        path: folder.to_owned(),
-        error,
-    };
+fn look(folder: &Path, watch: &mut Watch, emitter: &mut Emitter, tools: &mut Tools) -> Result<u64, Failure> {
+    let failure = |error| Failure::Folder { path: folder.to_owned(), error };
     let listing = csv_folder::list(folder).map_err(failure)?;
     for (path, reason) in &listing.bad {
         complain_once(watch, tools, &path.display().to_string(), reason);
@@ -86,12 +64,7 @@ fn look(
     Ok(bars)
 }
 
-fn complain_once(
-    watch: &mut Watch,
-    tools: &mut Tools,
-    place: &str,
-    reason: &impl std::fmt::Display,
-) {
+fn complain_once(watch: &mut Watch, tools: &mut Tools, place: &str, reason: &impl std::fmt::Display) {
     if watch.is_news(format!("{place}: {reason}")) {
         tools.report.complain(place, reason);
     }

@@ -33,9 +33,7 @@ pub(super) fn run(job: &MockJob, tools: &mut Tools) -> Result<(), Failure> {
         let elapsed = tools.clock.elapsed().saturating_sub(begin);
         let time_over = job.time.is_some_and(|time| elapsed >= time);
         // What was due before the end still leaves, however late the last sleep woke up.
-        let due = pace.due(job.time.map_or(elapsed, |time| {
-            elapsed.min(time.saturating_sub(Duration::from_nanos(1)))
-        }));
+        let due = pace.due(job.time.map_or(elapsed, |time| elapsed.min(time.saturating_sub(Duration::from_nanos(1)))));
         let now = tools.clock.now();
         let now_due = due.min(last).min(sent + BURST);
         while sent < now_due && !tools.stop.is_asked() {
@@ -47,24 +45,16 @@ pub(super) fn run(job: &MockJob, tools: &mut Tools) -> Result<(), Failure> {
             break;
         }
         let acknowledged = producer.acknowledged();
-        tools.report.progress(elapsed, || {
-            format!("{sent} signals sent, {acknowledged} acknowledged")
-        });
+        tools.report.progress(elapsed, || format!("{sent} signals sent, {acknowledged} acknowledged"));
         let wait = pace.wait(sent, tools.clock.elapsed().saturating_sub(begin));
         if sent < last && !wait.is_zero() {
             thread::sleep(wait.clamp(SHORTEST_SLEEP, LONGEST_SLEEP));
         }
     }
     let seconds = tools.clock.elapsed().saturating_sub(begin).as_secs_f64();
-    let patience = if tools.stop.is_asked() {
-        LAST_REPORTS_WHEN_STOPPED
-    } else {
-        LAST_REPORTS
-    };
+    let patience = if tools.stop.is_asked() { LAST_REPORTS_WHEN_STOPPED } else { LAST_REPORTS };
     let acknowledged = producer.finish(patience)?;
     let rate = sent as f64 / seconds;
-    tools.report.line(&format!(
-        "{acknowledged} signals acknowledged, sent in {seconds:.1} s: {rate:.0}/s, seed {seed}"
-    ));
+    tools.report.line(&format!("{acknowledged} signals acknowledged, sent in {seconds:.1} s: {rate:.0}/s, seed {seed}"));
     Ok(())
 }

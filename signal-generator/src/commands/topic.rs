@@ -40,17 +40,15 @@ pub(super) fn read(
         let look = records.look(QUIET);
         let elapsed = tools.clock.elapsed();
         match look {
-            Look::Record(place, record) => {
-                match record.and_then(|record| push(&mut tickers, record)) {
-                    Ok((ticker, cross)) => {
-                        bars += 1;
-                        if let Some(cross) = cross {
-                            emitter.offer(&ticker, &cross, tools.clock.now())?;
-                        }
+            Look::Record(place, record) => match record.and_then(|record| push(&mut tickers, record)) {
+                Ok((ticker, cross)) => {
+                    bars += 1;
+                    if let Some(cross) = cross {
+                        emitter.offer(&ticker, &cross, tools.clock.now())?;
                     }
-                    Err(bad) => tools.report.complain(&place, &bad),
                 }
-            }
+                Err(bad) => tools.report.complain(&place, &bad),
+            },
             Look::Quiet => emitter.flush()?,
             Look::CaughtUp => {
                 emitter.flush()?;
@@ -58,17 +56,13 @@ pub(super) fn read(
                     break;
                 }
                 if !std::mem::replace(&mut caught_up, true) {
-                    tools
-                        .report
-                        .line(&format!("{bars} bars read, now following topic {topic}"));
+                    tools.report.line(&format!("{bars} bars read, now following topic {topic}"));
                 }
             }
             Look::Trouble(text) => {
                 if elapsed >= next_trouble {
                     next_trouble = elapsed + CHECK_EVERY;
-                    tools
-                        .report
-                        .line(&format!("topic {topic}: {text}; going on"));
+                    tools.report.line(&format!("topic {topic}: {text}; going on"));
                 }
             }
         }
@@ -78,18 +72,13 @@ pub(super) fn read(
         }
         if !caught_up {
             let sent = emitter.emitted();
-            tools
-                .report
-                .progress(elapsed, || format!("{bars} bars, {sent} signals"));
+            tools.report.progress(elapsed, || format!("{bars} bars, {sent} signals"));
         }
     }
     Ok(bars)
 }
 
-fn push(
-    tickers: &mut HashMap<String, Series>,
-    (ticker, bar): (String, Bar),
-) -> Result<(String, Option<Cross>), BadBar> {
+fn push(tickers: &mut HashMap<String, Series>, (ticker, bar): (String, Bar)) -> Result<(String, Option<Cross>), BadBar> {
     let cross = tickers.entry(ticker.clone()).or_default().push(&bar)?;
     Ok((ticker, cross))
 }

@@ -15,17 +15,11 @@ const RESERVED: [(&str, &str); 6] = [
     ("enable.idempotence", "it is always true"),
     ("transactional.id", "it follows from --topic and --source"),
     ("isolation.level", "it is always read_committed"),
-    (
-        "enable.auto.commit",
-        "nothing is ever committed for a group",
-    ),
+    ("enable.auto.commit", "nothing is ever committed for a group"),
 ];
 
 /// Asks librdkafka about each one by itself, so that all mistakes are found; never repeats a value.
-pub(super) fn properties(
-    environment: &Environment,
-    mistakes: &mut Vec<String>,
-) -> Vec<(String, String)> {
+pub(super) fn properties(environment: &Environment, mistakes: &mut Vec<String>) -> Vec<(String, String)> {
     let mut properties = Vec::new();
     for (name, value) in environment {
         let Some(property) = name.strip_prefix(PREFIX) else {
@@ -45,17 +39,12 @@ pub(super) fn properties(
 
 fn accepted(property: &str, value: &str) -> Result<(), String> {
     let mut config = ClientConfig::new();
-    config
-        .set_log_level(RDKafkaLogLevel::Emerg)
-        .set(property, value);
+    config.set_log_level(RDKafkaLogLevel::Emerg).set(property, value);
     match config.create_native_config() {
         Ok(_) => Ok(()),
         Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
             Err(format!("librdkafka has no property {property}"))
         }
-        Err(_) => Err(format!(
-            "this build of librdkafka does not take that value ({} bytes) for {property}",
-            value.len()
-        )),
+        Err(_) => Err(format!("this build of librdkafka does not take that value ({} bytes) for {property}", value.len())),
     }
 }

@@ -39,23 +39,12 @@ impl BarTopic {
     pub fn open(kafka: &KafkaConfig, topic: &str) -> Result<Self, KafkaFailure> {
         let trouble = Deliveries::default();
         let failure = |error| trouble.failure("the topic of bars could not be opened", error);
-        let consumer: BaseConsumer = kafka
-            .consumer()
-            .set("enable.partition.eof", "true")
-            .create()
-            .map_err(failure)?;
-        let mut this = Self {
-            consumer,
-            topic: topic.to_owned(),
-            partitions: 0,
-            ended: HashSet::new(),
-        };
+        let consumer: BaseConsumer = kafka.consumer().set("enable.partition.eof", "true").create().map_err(failure)?;
+        let mut this = Self { consumer, topic: topic.to_owned(), partitions: 0, ended: HashSet::new() };
         this.partitions = this.count_partitions()?;
         let mut assignment = TopicPartitionList::new();
         for partition in (0_i32..).take(this.partitions) {
-            assignment
-                .add_partition_offset(topic, partition, Offset::Beginning)
-                .map_err(failure)?;
+            assignment.add_partition_offset(topic, partition, Offset::Beginning).map_err(failure)?;
         }
         this.consumer.assign(&assignment).map_err(failure)?;
         Ok(this)
@@ -66,21 +55,12 @@ impl BarTopic {
         match self.consumer.poll(timeout) {
             None => Look::Quiet,
             Some(Ok(record)) => {
-                let place = format!(
-                    "topic {}, partition {}, offset {}",
-                    self.topic,
-                    record.partition(),
-                    record.offset()
-                );
+                let place = format!("topic {}, partition {}, offset {}", self.topic, record.partition(), record.offset());
                 Look::Record(place, Bar::from_json(record.payload().unwrap_or_default()))
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 self.ended.insert(partition);
-                if self.ended.len() == self.partitions {
-                    Look::CaughtUp
-                } else {
-                    Look::Quiet
-                }
+                if self.ended.len() == self.partitions { Look::CaughtUp } else { Look::Quiet }
             }
             Some(Err(error)) => Look::Trouble(error.to_string()),
         }
@@ -88,30 +68,15 @@ impl BarTopic {
 
     /// New partitions would never be read: that has to end the run.
     pub fn check_partitions(&self) -> Result<(), KafkaFailure> {
-        let (topic, before, now) = (
-            self.topic.clone(),
-            self.partitions,
-            self.count_partitions()?,
-        );
-        if now == before {
-            Ok(())
-        } else {
-            Err(KafkaFailure::Repartitioned { topic, before, now })
-        }
+        let (topic, before, now) = (self.topic.clone(), self.partitions, self.count_partitions()?);
+        if now == before { Ok(()) } else { Err(KafkaFailure::Repartitioned { topic, before, now }) }
     }
 
     fn count_partitions(&self) -> Result<usize, KafkaFailure> {
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(&self.topic), START_TIMEOUT);
-        let metadata = metadata.map_err(|error| {
-            Deliveries::default().failure("the topic of bars could not be looked up", error)
-        })?;
-        match metadata
-            .topics()
-            .first()
-            .map_or(0, |topic| topic.partitions().len())
-        {
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), START_TIMEOUT);
+        let metadata =
+            metadata.map_err(|error| Deliveries::default().failure("the topic of bars could not be looked up", error))?;
+        match metadata.topics().first().map_or(0, |topic| topic.partitions().len()) {
             0 => Err(KafkaFailure::NoTopic(self.topic.clone())),
             count => Ok(count),
         }

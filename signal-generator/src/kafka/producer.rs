@@ -22,13 +22,8 @@ impl SignalProducer {
     pub fn new(kafka: &KafkaConfig, topic: &str) -> Result<Self, KafkaFailure> {
         let deliveries = Deliveries::default();
         let producer = kafka.producer().create_with_context(deliveries);
-        let producer = producer.map_err(|error| {
-            Deliveries::default().failure("the Kafka producer could not be made", error)
-        })?;
-        Ok(Self {
-            producer,
-            topic: topic.to_owned(),
-        })
+        let producer = producer.map_err(|error| Deliveries::default().failure("the Kafka producer could not be made", error))?;
+        Ok(Self { producer, topic: topic.to_owned() })
     }
 
     /// Queues one signal, keyed by its ticker; waits while the queue is full.
@@ -44,16 +39,10 @@ impl SignalProducer {
 
     /// Queues one signal without waiting; false if the queue is full.
     pub fn try_send(&self, ticker: &str, payload: &[u8]) -> Result<bool, KafkaFailure> {
-        match self
-            .producer
-            .send(BaseRecord::to(&self.topic).key(ticker).payload(payload))
-        {
+        match self.producer.send(BaseRecord::to(&self.topic).key(ticker).payload(payload)) {
             Ok(()) => Ok(true),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Ok(false),
-            Err((error, _)) => Err(self
-                .producer
-                .context()
-                .failure("a signal was refused", error)),
+            Err((error, _)) => Err(self.producer.context().failure("a signal was refused", error)),
         }
     }
 
@@ -74,11 +63,7 @@ impl SignalProducer {
         let deliveries = self.producer.context();
         if flushed.is_err() || unknown > 0 || deliveries.failed() > 0 {
             let (failed, trouble) = (deliveries.failed(), deliveries.trouble());
-            return Err(KafkaFailure::Undelivered {
-                failed,
-                unknown,
-                trouble,
-            });
+            return Err(KafkaFailure::Undelivered { failed, unknown, trouble });
         }
         Ok(deliveries.acknowledged())
     }

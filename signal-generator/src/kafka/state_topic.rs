@@ -24,9 +24,7 @@ pub(super) fn ensure(kafka: &KafkaConfig, topic: &str) -> Result<(), KafkaFailur
     trouble.note(format!("brokers: {}", kafka.brokers));
     let failure = |error| trouble.failure("the state topic could not be prepared", error);
     let admin: AdminClient<DefaultClientContext> = kafka.client().create().map_err(failure)?;
-    let options = AdminOptions::new()
-        .request_timeout(Some(START_TIMEOUT))
-        .operation_timeout(Some(START_TIMEOUT));
+    let options = AdminOptions::new().request_timeout(Some(START_TIMEOUT)).operation_timeout(Some(START_TIMEOUT));
 
     let new = NewTopic::new(topic, 1, TopicReplication::Fixed(-1)).set("cleanup.policy", "compact");
     let created = block_on(admin.create_topics([&new], &options)).map_err(failure)?;
@@ -36,20 +34,13 @@ pub(super) fn ensure(kafka: &KafkaConfig, topic: &str) -> Result<(), KafkaFailur
         Some(Err((_, code))) => return Err(failure(KafkaError::AdminOp(code))),
     }
 
-    let described = block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options))
-        .map_err(failure)?;
+    let described = block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options)).map_err(failure)?;
     for resource in described {
         let resource = resource.map_err(|code| failure(KafkaError::AdminOp(code)))?;
-        let policy = resource
-            .get("cleanup.policy")
-            .and_then(|entry| entry.value.clone())
-            .unwrap_or_default();
+        let policy = resource.get("cleanup.policy").and_then(|entry| entry.value.clone()).unwrap_or_default();
         // "compact,delete" forgets as well.
         if policy != "compact" {
-            return Err(KafkaFailure::NotCompacted {
-                topic: topic.to_owned(),
-                policy,
-            });
+            return Err(KafkaFailure::NotCompacted { topic: topic.to_owned(), policy });
         }
     }
     Ok(())
@@ -57,19 +48,12 @@ pub(super) fn ensure(kafka: &KafkaConfig, topic: &str) -> Result<(), KafkaFailur
 
 /// Reads the source's marks until the record `started` shows up, which the caller has just committed: what stands before it is
 /// final, because a reader of committed records never passes an open transaction.
-pub(super) fn read(
-    kafka: &KafkaConfig,
-    topic: &str,
-    source: &str,
-    started: &[u8],
-) -> Result<Marks, KafkaFailure> {
+pub(super) fn read(kafka: &KafkaConfig, topic: &str, source: &str, started: &[u8]) -> Result<Marks, KafkaFailure> {
     let trouble = Deliveries::default();
     let failure = |error| trouble.failure("the state topic could not be read", error);
     let consumer: BaseConsumer = kafka.consumer().create().map_err(failure)?;
     let mut partitions = TopicPartitionList::new();
-    partitions
-        .add_partition_offset(topic, PARTITION, Offset::Beginning)
-        .map_err(failure)?;
+    partitions.add_partition_offset(topic, PARTITION, Offset::Beginning).map_err(failure)?;
     consumer.assign(&partitions).map_err(failure)?;
 
     let mut marks = Marks::default();
@@ -89,26 +73,17 @@ pub(super) fn read(
             }
         };
         quiet = 0;
-        let strange = || KafkaFailure::StrangeState {
-            topic: topic.to_owned(),
-            offset: record.offset(),
-        };
+        let strange = || KafkaFailure::StrangeState { topic: topic.to_owned(), offset: record.offset() };
         match StateKey::decode(record.key().unwrap_or_default()).ok_or_else(strange)? {
             StateKey::Started(by) if by == source && record.payload() == Some(started) => {
                 return Ok(marks);
             }
             StateKey::Mark(by, direction, ticker) if by == source => {
-                let date = record
-                    .payload()
-                    .map(|value| decode_mark(value).ok_or_else(strange))
-                    .transpose()?;
+                let date = record.payload().map(|value| decode_mark(value).ok_or_else(strange)).transpose()?;
                 marks.set(direction, ticker, date);
             }
             StateKey::Started(_) | StateKey::Mark(..) => {}
         }
     }
-    Err(KafkaFailure::UnreadState(format!(
-        "{topic}{}",
-        trouble.trouble()
-    )))
+    Err(KafkaFailure::UnreadState(format!("{topic}{}", trouble.trouble())))
 }

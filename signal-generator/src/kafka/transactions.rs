@@ -59,35 +59,17 @@ pub struct TransactionalProducer {
 
 impl TransactionalProducer {
     /// Takes the source over from whoever wrote before, and returns what has been emitted until now.
-    pub fn take_over(
-        kafka: &KafkaConfig,
-        topic: &str,
-        state_topic: &str,
-        source: &str,
-    ) -> Result<(Self, Marks), KafkaFailure> {
+    pub fn take_over(kafka: &KafkaConfig, topic: &str, state_topic: &str, source: &str) -> Result<(Self, Marks), KafkaFailure> {
         state_topic::ensure(kafka, state_topic)?;
         let mut config = kafka.producer();
-        config.set(
-            "transactional.id",
-            format!("signal-generator/{topic}/{source}"),
-        );
+        config.set("transactional.id", format!("signal-generator/{topic}/{source}"));
         let producer: ThreadedProducer<Deliveries> = config
             .create_with_context(Deliveries::default())
-            .map_err(|error| {
-                Deliveries::default().failure("the Kafka producer could not be made", error)
-            })?;
-        let (topic, state_topic, source) =
-            (topic.to_owned(), state_topic.to_owned(), source.to_owned());
-        let this = Self {
-            producer,
-            topic,
-            state_topic,
-            source,
-        };
+            .map_err(|error| Deliveries::default().failure("the Kafka producer could not be made", error))?;
+        let (topic, state_topic, source) = (topic.to_owned(), state_topic.to_owned(), source.to_owned());
+        let this = Self { producer, topic, state_topic, source };
 
-        this.producer
-            .init_transactions(START_TIMEOUT)
-            .map_err(|error| this.failure("taking over the source", error))?;
+        this.producer.init_transactions(START_TIMEOUT).map_err(|error| this.failure("taking over the source", error))?;
         let started = Uuid::new_v4().to_string();
         let key = StateKey::Started(this.source.clone()).encode();
         this.transact("started", &|| this.send_state(&key, started.as_bytes()))?;
@@ -99,28 +81,18 @@ impl TransactionalProducer {
     pub fn publish(&self, batch: &[Emission]) -> Result<(), KafkaFailure> {
         self.transact("batch", &|| {
             for emission in batch {
-                let record = BaseRecord::to(&self.topic)
-                    .key(&emission.ticker)
-                    .payload(&emission.payload);
+                let record = BaseRecord::to(&self.topic).key(&emission.ticker).payload(&emission.payload);
                 self.send(record)?;
             }
             for emission in batch {
-                let key = StateKey::Mark(
-                    self.source.clone(),
-                    emission.direction,
-                    emission.ticker.clone(),
-                );
+                let key = StateKey::Mark(self.source.clone(), emission.direction, emission.ticker.clone());
                 self.send_state(&key.encode(), &encode_mark(emission.date))?;
             }
             Ok(())
         })
     }
 
-    fn transact(
-        &self,
-        name: &str,
-        fill: &dyn Fn() -> Result<(), KafkaError>,
-    ) -> Result<(), KafkaFailure> {
+    fn transact(&self, name: &str, fill: &dyn Fn() -> Result<(), KafkaError>) -> Result<(), KafkaFailure> {
         let mut attempt = 1;
         loop {
             match self.try_transact(name, fill) {
@@ -135,11 +107,7 @@ impl TransactionalProducer {
         }
     }
 
-    fn try_transact(
-        &self,
-        name: &str,
-        fill: &dyn Fn() -> Result<(), KafkaError>,
-    ) -> Result<(), KafkaError> {
+    fn try_transact(&self, name: &str, fill: &dyn Fn() -> Result<(), KafkaError>) -> Result<(), KafkaError> {
         self.producer.begin_transaction()?;
         fill()?;
         // All delivery reports first (`flush` of this wrapper would take at least 100 ms). This ends, because
@@ -158,9 +126,7 @@ impl TransactionalProducer {
         loop {
             match self.producer.commit_transaction(COMMIT_TIMEOUT) {
                 // The outcome is unknown: only asking again, never aborting, finds out.
-                Err(KafkaError::Transaction(error))
-                    if error.is_retriable() && retries < COMMIT_RETRIES =>
-                {
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && retries < COMMIT_RETRIES => {
                     retries += 1;
                 }
                 outcome => return outcome,
@@ -169,12 +135,7 @@ impl TransactionalProducer {
     }
 
     fn send_state(&self, key: &[u8], value: &[u8]) -> Result<(), KafkaError> {
-        self.send(
-            BaseRecord::to(&self.state_topic)
-                .partition(state_topic::PARTITION)
-                .key(key)
-                .payload(value),
-        )
+        self.send(BaseRecord::to(&self.state_topic).partition(state_topic::PARTITION).key(key).payload(value))
     }
 
     fn send<K, P>(&self, mut record: BaseRecord<'_, K, P>) -> Result<(), KafkaError>
@@ -195,11 +156,7 @@ impl TransactionalProducer {
     }
 
     fn failure(&self, what: &'static str, error: KafkaError) -> KafkaFailure {
-        let fenced = [
-            RDKafkaErrorCode::Fenced,
-            RDKafkaErrorCode::ProducerFenced,
-            RDKafkaErrorCode::InvalidProducerEpoch,
-        ];
+        let fenced = [RDKafkaErrorCode::Fenced, RDKafkaErrorCode::ProducerFenced, RDKafkaErrorCode::InvalidProducerEpoch];
         let fatal = self.producer.client().fatal_error().map(|(code, _)| code);
         let codes = [error.rdkafka_error_code(), fatal];
         if codes.iter().flatten().any(|code| fenced.contains(code)) {

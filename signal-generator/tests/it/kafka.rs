@@ -60,14 +60,9 @@ pub(crate) fn topic_with(settings: &[(&str, &str)]) -> String {
 pub(crate) fn send(topic: &str, records: &[(String, Vec<u8>)]) {
     let producer: BaseProducer = config().create().expect("a producer");
     for (key, payload) in records {
-        producer
-            .send(BaseRecord::to(topic).key(key).payload(payload))
-            .map_err(|(error, _)| error)
-            .expect("room");
+        producer.send(BaseRecord::to(topic).key(key).payload(payload)).map_err(|(error, _)| error).expect("room");
     }
-    producer
-        .flush(Duration::from_secs(30))
-        .expect("all delivered");
+    producer.flush(Duration::from_secs(30)).expect("all delivered");
 }
 
 /// All that a consumer like the dispatcher (committed records only) finds in the topic.
@@ -82,24 +77,18 @@ pub(crate) fn written(topic: &str) -> Vec<Record> {
 
 fn read(topic: &str, isolation: &str) -> Vec<Record> {
     let mut config = config();
-    config
-        .set("group.id", "unused")
-        .set("enable.partition.eof", "true")
-        .set("isolation.level", isolation);
+    config.set("group.id", "unused").set("enable.partition.eof", "true").set("isolation.level", isolation);
     let consumer: BaseConsumer = config.create().expect("a consumer");
     let mut assignment = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
-        assignment
-            .add_partition_offset(topic, partition, Offset::Beginning)
-            .expect("a valid offset");
+        assignment.add_partition_offset(topic, partition, Offset::Beginning).expect("a valid offset");
     }
     consumer.assign(&assignment).expect("an assignment");
     let (mut records, mut ended) = (Vec::new(), HashSet::new());
     until("every partition is read", || {
         match consumer.poll(Duration::from_millis(100)) {
             Some(Ok(record)) => records.push(Record {
-                key: String::from_utf8(record.key().unwrap_or_default().to_vec())
-                    .expect("a key in UTF-8"),
+                key: String::from_utf8(record.key().unwrap_or_default().to_vec()).expect("a key in UTF-8"),
                 signal: serde_json::from_slice(record.payload().unwrap_or_default()).expect("JSON"),
                 timestamp: record.timestamp().to_millis().expect("a timestamp"),
             }),
@@ -117,21 +106,10 @@ pub(crate) fn crosses_in(records: &[Record]) -> Crosses {
     let mut crosses = Crosses::new();
     let mut ids = HashSet::new();
     for Record { key, signal, .. } in records {
-        let kind = ["golden_cross", "death_cross"]
-            .into_iter()
-            .find(|kind| signal["signal_type"] == *kind);
-        let date = signal["metadata"]["bar_date"]
-            .as_str()
-            .expect("a date")
-            .to_owned();
-        assert!(
-            ids.insert(signal["signal_id"].to_string()),
-            "twice the same id: {signal}"
-        );
-        assert!(
-            crosses.insert((key.clone(), kind.expect("a known type"), date)),
-            "twice the same bar: {signal}"
-        );
+        let kind = ["golden_cross", "death_cross"].into_iter().find(|kind| signal["signal_type"] == *kind);
+        let date = signal["metadata"]["bar_date"].as_str().expect("a date").to_owned();
+        assert!(ids.insert(signal["signal_id"].to_string()), "twice the same id: {signal}");
+        assert!(crosses.insert((key.clone(), kind.expect("a known type"), date)), "twice the same bar: {signal}");
     }
     crosses
 }
@@ -139,38 +117,24 @@ pub(crate) fn crosses_in(records: &[Record]) -> Crosses {
 /// How often a generator has started with this state topic, as far as that is committed.
 pub(crate) fn starts_in(state_topic: &str) -> usize {
     let config = config();
-    let consumer: BaseConsumer = config
-        .clone()
-        .set("group.id", "unused")
-        .set("enable.partition.eof", "true")
-        .create()
-        .expect("a consumer");
-    let metadata = consumer
-        .fetch_metadata(Some(state_topic), Duration::from_secs(30))
-        .expect("metadata");
-    if metadata
-        .topics()
-        .iter()
-        .all(|topic| topic.partitions().is_empty())
-    {
+    let consumer: BaseConsumer =
+        config.clone().set("group.id", "unused").set("enable.partition.eof", "true").create().expect("a consumer");
+    let metadata = consumer.fetch_metadata(Some(state_topic), Duration::from_secs(30)).expect("metadata");
+    if metadata.topics().iter().all(|topic| topic.partitions().is_empty()) {
         return 0;
     }
     let mut assignment = TopicPartitionList::new();
-    assignment
-        .add_partition_offset(state_topic, 0, Offset::Beginning)
-        .expect("a valid offset");
+    assignment.add_partition_offset(state_topic, 0, Offset::Beginning).expect("a valid offset");
     consumer.assign(&assignment).expect("an assignment");
     let mut starts = 0;
-    until("the state topic is read", || {
-        match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(record)) => {
-                starts += usize::from(record.key() == Some(br#"["signal-generator"]"#));
-                None
-            }
-            Some(Err(KafkaError::PartitionEOF(_))) => Some(()),
-            Some(Err(error)) => panic!("{error}"),
-            None => None,
+    until("the state topic is read", || match consumer.poll(Duration::from_millis(100)) {
+        Some(Ok(record)) => {
+            starts += usize::from(record.key() == Some(br#"["signal-generator"]"#));
+            None
         }
+        Some(Err(KafkaError::PartitionEOF(_))) => Some(()),
+        Some(Err(error)) => panic!("{error}"),
+        None => None,
     });
     starts
 }

@@ -19,16 +19,8 @@ pub(crate) type Crosses = BTreeSet<(String, &'static str, String)>;
 
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_signal-generator"));
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    for variable in [
-        "KAFKA_BOOTSTRAP_SERVERS",
-        "KAFKA_SIGNAL_TOPIC",
-        "KAFKA_STATE_TOPIC",
-    ] {
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for variable in ["KAFKA_BOOTSTRAP_SERVERS", "KAFKA_SIGNAL_TOPIC", "KAFKA_STATE_TOPIC"] {
         command.env_remove(variable);
     }
     command
@@ -52,40 +44,24 @@ pub(crate) struct Running(Option<Child>);
 
 impl Running {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        Self(Some(
-            command(arguments).spawn().expect("the program starts"),
-        ))
+        Self(Some(command(arguments).spawn().expect("the program starts")))
     }
 
     pub(crate) fn has_ended(&mut self) -> bool {
         let child = self.0.as_mut().expect("not waited for yet");
-        child
-            .try_wait()
-            .expect("its state can be asked for")
-            .is_some()
+        child.try_wait().expect("its state can be asked for").is_some()
     }
 
     /// Waits for the end by itself.
     pub(crate) fn wait(mut self, code: i32) -> (String, String) {
         until("the program ends", || self.has_ended().then_some(()));
         let child = self.0.take().expect("not waited for yet");
-        texts(
-            &child.wait_with_output().expect("its output can be read"),
-            code,
-        )
+        texts(&child.wait_with_output().expect("its output can be read"), code)
     }
 
     pub(crate) fn terminate(self, code: i32) -> (String, String) {
-        let pid = self
-            .0
-            .as_ref()
-            .expect("not waited for yet")
-            .id()
-            .to_string();
-        let sent = Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .expect("kill(1) is there");
+        let pid = self.0.as_ref().expect("not waited for yet").id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill(1) is there");
         assert!(sent.success());
         self.wait(code)
     }
@@ -118,9 +94,7 @@ pub(crate) fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 pub(crate) fn write_walks(folder: &Path, tickers: usize, bars: usize) -> Crosses {
     let mut crosses = Crosses::new();
     for ticker in signal_generator::ticker::made_up(tickers) {
-        let bars: Vec<Bar> = RandomWalk::new(5, &ticker, date(2000, 1, 3))
-            .take(bars)
-            .collect();
+        let bars: Vec<Bar> = RandomWalk::new(5, &ticker, date(2000, 1, 3)).take(bars).collect();
         crosses.extend(crosses_of(&ticker, &bars));
         fs::write(folder.join(format!("{ticker}.csv")), csv(&bars)).expect("a file can be written");
     }
@@ -129,16 +103,8 @@ pub(crate) fn write_walks(folder: &Path, tickers: usize, bars: usize) -> Crosses
 
 pub(crate) fn crosses_of(ticker: &str, bars: &[Bar]) -> Crosses {
     let mut series = Series::default();
-    let crosses = bars
-        .iter()
-        .filter_map(|bar| series.push(bar).expect("a good bar"));
-    let crosses = crosses.map(|cross| {
-        (
-            ticker.to_owned(),
-            cross.direction.signal_type().name(),
-            cross.date.to_string(),
-        )
-    });
+    let crosses = bars.iter().filter_map(|bar| series.push(bar).expect("a good bar"));
+    let crosses = crosses.map(|cross| (ticker.to_owned(), cross.direction.signal_type().name(), cross.date.to_string()));
     crosses.collect()
 }
 
@@ -152,22 +118,10 @@ pub(crate) fn csv(bars: &[Bar]) -> String {
 
 /// 200 flat bars, and one above them: the last one is a golden cross.
 pub(crate) fn flat_then_up() -> Vec<Bar> {
-    let mut bars: Vec<Bar> = RandomWalk::new(1, "FLAT", date(2020, 1, 1))
-        .take(201)
-        .collect();
+    let mut bars: Vec<Bar> = RandomWalk::new(1, "FLAT", date(2020, 1, 1)).take(201).collect();
     for bar in &mut bars {
-        *bar = Bar {
-            open: 10.0,
-            high: 10.0,
-            low: 10.0,
-            close: 10.0,
-            ..*bar
-        };
+        *bar = Bar { open: 10.0, high: 10.0, low: 10.0, close: 10.0, ..*bar };
     }
-    bars[200] = Bar {
-        high: 12.0,
-        close: 12.0,
-        ..bars[200]
-    };
+    bars[200] = Bar { high: 12.0, close: 12.0, ..bars[200] };
     bars
 }

@@ -4,15 +4,7 @@ use std::fs;
 
 fn replay(folder: &str, topic: &str, more: &[&str], code: i32) -> String {
     let brokers = brokers();
-    let arguments = [
-        "replay",
-        "--csv",
-        folder,
-        "--brokers",
-        &brokers,
-        "--topic",
-        topic,
-    ];
+    let arguments = ["replay", "--csv", folder, "--brokers", &brokers, "--topic", topic];
     run(&[&arguments, more].concat(), code).1
 }
 
@@ -27,20 +19,10 @@ fn every_cross_is_sent_once_keyed_by_its_ticker_however_often_it_is_replayed() {
     let records = committed(&topic);
     assert_eq!(crosses_in(&records), expected);
     assert!(expected.len() > 30, "{}", expected.len());
-    assert!(
-        records
-            .iter()
-            .all(|record| record.signal["tickers"][0]["ticker"] == record.key.as_str())
-    );
+    assert!(records.iter().all(|record| record.signal["tickers"][0]["ticker"] == record.key.as_str()));
 
     let said = replay(path, &topic, &["--death-cross"], 0);
-    assert!(
-        said.contains(&format!(
-            "0 signals emitted, {} emitted earlier",
-            expected.len()
-        )),
-        "{said}"
-    );
+    assert!(said.contains(&format!("0 signals emitted, {} emitted earlier", expected.len())), "{said}");
     assert_eq!(written(&topic).len(), expected.len());
 }
 
@@ -49,11 +31,7 @@ fn death_crosses_come_only_when_switched_on_and_then_without_the_golden_ones_aga
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().to_str().unwrap();
     let expected = write_walks(folder.path(), 3, 1_500);
-    let golden: Crosses = expected
-        .iter()
-        .filter(|cross| cross.1 == "golden_cross")
-        .cloned()
-        .collect();
+    let golden: Crosses = expected.iter().filter(|cross| cross.1 == "golden_cross").cloned().collect();
     let topic = topic();
 
     replay(path, &topic, &[], 0);
@@ -67,16 +45,9 @@ fn a_signal_has_the_published_shape_and_speaks_at_the_end_of_its_bars_day() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("aapl.csv"), csv(&flat_then_up())).unwrap();
     let topic = topic();
-    replay(
-        folder.path().to_str().unwrap(),
-        &topic,
-        &["--source", "mine"],
-        0,
-    );
+    replay(folder.path().to_str().unwrap(), &topic, &["--source", "mine"], 0);
     let records = committed(&topic);
-    let [record] = records.as_slice() else {
-        panic!("{records:?}")
-    };
+    let [record] = records.as_slice() else { panic!("{records:?}") };
     let date = flat_then_up()[200].date;
     let expected = serde_json::json!({
         "signal_id": record.signal["signal_id"],
@@ -101,13 +72,7 @@ fn two_sources_on_one_topic_do_not_disturb_each_other() {
     }
     let records = committed(&topic);
     for source in ["one", "two"] {
-        assert_eq!(
-            records
-                .iter()
-                .filter(|record| record.signal["source"] == source)
-                .count(),
-            count
-        );
+        assert_eq!(records.iter().filter(|record| record.signal["source"] == source).count(), count);
     }
 }
 
@@ -116,15 +81,7 @@ fn a_state_topic_that_would_forget_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     write_walks(folder.path(), 1, 300);
     let (topic, state) = (topic(), topic_with(&[("cleanup.policy", "delete")]));
-    let said = replay(
-        folder.path().to_str().unwrap(),
-        &topic,
-        &["--state-topic", &state],
-        64,
-    );
-    assert!(
-        said.contains("cleanup.policy=delete: it must be compact"),
-        "{said}"
-    );
+    let said = replay(folder.path().to_str().unwrap(), &topic, &["--state-topic", &state], 64);
+    assert!(said.contains("cleanup.policy=delete: it must be compact"), "{said}");
     assert_eq!(written(&topic).len(), 0);
 }

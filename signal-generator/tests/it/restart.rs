@@ -30,16 +30,9 @@ fn crash_at(moment: &str, path: &str, after_crash: (usize, usize), expected: &Cr
     let (brokers, topic) = (brokers(), topic());
     let to = ["--brokers", &brokers, "--topic", &topic];
     let arguments = [&["replay", "--death-cross", "--csv", path], to.as_slice()].concat();
-    let crashed = command(&arguments)
-        .env("SIGNAL_GENERATOR_CRASH_AT", moment)
-        .output()
-        .expect("the program starts");
+    let crashed = command(&arguments).env("SIGNAL_GENERATOR_CRASH_AT", moment).output().expect("the program starts");
     assert_eq!(crashed.status.signal(), Some(6), "{moment}: {crashed:?}");
-    assert_eq!(
-        (written(&topic).len(), committed(&topic).len()),
-        after_crash,
-        "{moment}"
-    );
+    assert_eq!((written(&topic).len(), committed(&topic).len()), after_crash, "{moment}");
 
     run(&arguments, 0);
     assert_eq!(crosses_in(&committed(&topic)), *expected, "{moment}");
@@ -56,27 +49,14 @@ fn killed_in_every_batch_before_and_after_its_commit_it_emits_each_bar_once() {
     let arguments = [&["replay", "--death-cross", "--csv", path], to.as_slice()].concat();
     for batch in 0..batches {
         for moment in ["batch-acknowledged", "batch-committed"] {
-            let crashed = command(&arguments)
-                .env("SIGNAL_GENERATOR_CRASH_AT", moment)
-                .output()
-                .unwrap();
-            assert_eq!(
-                crashed.status.signal(),
-                Some(6),
-                "{batch}, {moment}: {crashed:?}"
-            );
+            let crashed = command(&arguments).env("SIGNAL_GENERATOR_CRASH_AT", moment).output().unwrap();
+            assert_eq!(crashed.status.signal(), Some(6), "{batch}, {moment}: {crashed:?}");
         }
     }
     let (_, said) = run(&arguments, 0);
-    assert!(
-        said.contains("0 signals emitted"),
-        "the last crash was after the last commit: {said}"
-    );
+    assert!(said.contains("0 signals emitted"), "the last crash was after the last commit: {said}");
     assert_eq!(crosses_in(&committed(&topic)), expected);
-    assert!(
-        written(&topic).len() > expected.len(),
-        "aborted attempts stay in the log"
-    );
+    assert!(written(&topic).len() > expected.len(), "aborted attempts stay in the log");
 }
 
 #[test]
@@ -86,22 +66,10 @@ fn a_second_generator_of_the_same_source_takes_over_and_the_first_one_cannot_emi
     let file = folder.path().join("A.csv");
     fs::write(&file, csv(&bars[..200])).unwrap();
     let path = folder.path().to_str().unwrap();
-    let arguments = [
-        "follow",
-        "--poll",
-        "0.05",
-        "--csv",
-        path,
-        "--brokers",
-        &brokers,
-        "--topic",
-        &topic,
-    ];
+    let arguments = ["follow", "--poll", "0.05", "--csv", path, "--brokers", &brokers, "--topic", &topic];
     let state = format!("{topic}.generator-state");
     let starts = |count| {
-        until("it has started", || {
-            (starts_in(&state) == count).then_some(())
-        });
+        until("it has started", || (starts_in(&state) == count).then_some(()));
     };
 
     let first = Running::start(&arguments);
@@ -111,13 +79,8 @@ fn a_second_generator_of_the_same_source_takes_over_and_the_first_one_cannot_emi
     fs::write(&file, csv(&bars)).unwrap();
 
     let (_, said) = first.wait(69);
-    assert!(
-        said.contains("another generator with the same --source has taken over"),
-        "{said}"
-    );
-    until("the second one emits", || {
-        (committed(&topic).len() == 1).then_some(())
-    });
+    assert!(said.contains("another generator with the same --source has taken over"), "{said}");
+    until("the second one emits", || (committed(&topic).len() == 1).then_some(()));
     second.terminate(0);
     assert_eq!(committed(&topic).len(), 1);
 }

@@ -105,7 +105,8 @@ impl ConsumerContext for IntakeContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
         if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             // The list of an empty assignment must not be looked into (rust-rdkafka #681).
-            let partitions = if list.count() == 0 { Vec::new() } else { list.elements().iter().map(|element| element.partition()).collect() };
+            let partitions =
+                if list.count() == 0 { Vec::new() } else { list.elements().iter().map(|element| element.partition()).collect() };
             if let Err(error) = consumer.assign(&TopicPartitionList::new()) {
                 tracing::error!(event = "assign_failed", %error);
             }

@@ -128,7 +128,8 @@ impl IntakeThread {
             return;
         }
         let mut wait = self.patience(now);
-        let oldest_ms = self.max_age.map_or(i64::MIN, |age| clock::unix_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        let oldest_ms =
+            self.max_age.map_or(i64::MIN, |age| clock::unix_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         let deadline = now + DRAIN;
         loop {
             match self.consumer.poll(wait) {

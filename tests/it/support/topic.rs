@@ -89,7 +89,9 @@ impl TestTopic {
         list.add_partition_range(&self.name, 0, self.partitions - 1);
         let committed = consumer.committed_offsets(list, Duration::from_secs(10)).unwrap();
         let offset = |partition| committed.find_partition(&self.name, partition).map(|element| element.offset());
-        (0..self.partitions).map(|partition| if let Some(Offset::Offset(offset)) = offset(partition) { Some(offset) } else { None }).collect()
+        (0..self.partitions)
+            .map(|partition| if let Some(Offset::Offset(offset)) = offset(partition) { Some(offset) } else { None })
+            .collect()
     }
 
     /// Everything in the dead-letter topic.
@@ -106,7 +108,11 @@ impl TestTopic {
             let headers = message.headers().map_or_else(Vec::new, |headers| {
                 headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
             });
-            letters.push(DeadLetter { payload: message.payload().map(<[u8]>::to_vec), key: message.key().map(<[u8]>::to_vec), headers });
+            letters.push(DeadLetter {
+                payload: message.payload().map(<[u8]>::to_vec),
+                key: message.key().map(<[u8]>::to_vec),
+                headers,
+            });
         }
         letters
     }
