@@ -268,12 +268,14 @@ impl IntakeThread {
 
     /// Sends, or gives back what the loop had no room for.
     fn send(&mut self, arrival: Arrival) -> Option<Arrival> {
+        // Cleared first: the loop may have taken the arrival and want the next one before we go on.
+        self.wanted.store(false, Ordering::Release);
         match self.arrivals.try_send(arrival) {
-            Ok(()) => {
-                self.wanted.store(false, Ordering::Release);
-                None
+            Ok(()) => None,
+            Err(TrySendError::Full(arrival) | TrySendError::Closed(arrival)) => {
+                self.wanted.store(true, Ordering::Release);
+                Some(arrival)
             }
-            Err(TrySendError::Full(arrival) | TrySendError::Closed(arrival)) => Some(arrival),
         }
     }
 

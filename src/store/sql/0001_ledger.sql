@@ -63,11 +63,17 @@ create table dispatcher.progress (
     primary key (consumer_group, topic, partition)
 ) with (fillfactor = 20);
 
--- One start for each trigger, whatever Celery redelivers: written by the worker guard.
-create table dispatcher.starts (
+-- One start for each trigger, whatever Celery redelivers: written by the worker guard (worker/), whose
+-- `ensure_schema()` makes the same table.
+create table if not exists dispatcher.starts (
     trigger_id uuid primary key,
-    started_at timestamptz not null default now(),
-    attempt_token uuid not null,
-    worker text not null,
-    finished_at timestamptz
+    started_at timestamptz default now(),
+    attempt_token uuid,
+    worker text,
+    finished_at timestamptz,
+    leased_until timestamptz not null default now(),
+    attempts integer not null default 1,
+    -- completed, failed, abandoned; null while it runs
+    outcome text
 );
+create index if not exists starts_unfinished on dispatcher.starts (leased_until) where finished_at is null;

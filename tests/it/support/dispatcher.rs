@@ -1,8 +1,9 @@
 //! The real program as a process, with its log.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 
 use serde_json::Value;
 
@@ -58,21 +59,48 @@ impl Setting {
     /// Starts an instance and waits for nothing.
     pub(crate) fn launch(&self) -> Instance {
         let mut child = self.command(&["run"]).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let (sink, out) = (Arc::clone(&lines), child.stdout.take().unwrap());
-        std::thread::spawn(move || {
+        let log = Log::default();
+        let (sink, out) = (Arc::clone(&log.0), child.stdout.take().unwrap());
+        let reader = std::thread::spawn(move || {
             for line in BufReader::new(out).lines().map_while(Result::ok) {
                 sink.lock().unwrap().push(line);
             }
         });
-        Instance { child, lines }
+        Instance { child, log, reader: Some(reader) }
+    }
+
+    /// Runs a command that ends by itself.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+}
+
+/// What an instance has said so far; it outlives the instance.
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Its lines of one event.
+    pub(crate) fn events(&self, event: &str) -> Vec<Value> {
+        let lines = self.lines();
+        lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|line| line["event"] == event).collect()
+    }
+
+    /// The sum of a number over all lines of an event.
+    pub(crate) fn sum(&self, event: &str, field: &str) -> u64 {
+        self.events(event).iter().filter_map(|line| line[field].as_u64()).sum()
     }
 }
 
 /// A running dispatcher. Killed when it goes out of scope.
 pub(crate) struct Instance {
     child: Child,
-    lines: Arc<Mutex<Vec<String>>>,
+    log: Log,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Instance {
@@ -80,24 +108,27 @@ impl Instance {
         self.child.id()
     }
 
+    pub(crate) fn log(&self) -> Log {
+        self.log.clone()
+    }
+
     /// Its log lines so far.
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.lines.lock().unwrap().clone()
+        self.log.lines()
     }
 
     /// Its log lines of one event so far.
     pub(crate) fn events(&self, event: &str) -> Vec<Value> {
-        let lines = self.lines();
-        lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(|line| line["event"] == event).collect()
+        self.log.events(event)
     }
 
     pub(crate) fn wait_for_event(&self, event: &str) -> Value {
-        wait_for(&format!("the event {event}; log: {:#?}", self.lines()), 60, || self.events(event).pop())
+        wait_for(&format!("the event {event}"), 60, || self.events(event).pop())
     }
 
     /// The sum of a number over all lines of an event.
     pub(crate) fn sum(&self, event: &str, field: &str) -> u64 {
-        self.events(event).iter().filter_map(|line| line[field].as_u64()).sum()
+        self.log.sum(event, field)
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -106,9 +137,18 @@ impl Instance {
     }
 
     /// SIGTERM, and how it ended.
-    pub(crate) fn stop(mut self) -> ExitStatus {
+    pub(crate) fn stop(self) -> ExitStatus {
         self.signal("TERM");
-        wait_for("the end after SIGTERM", 60, || self.child.try_wait().unwrap())
+        self.ended(60)
+    }
+
+    /// Waits for its end; its log is complete then.
+    pub(crate) fn ended(mut self, seconds: u64) -> ExitStatus {
+        let status = wait_for("the end of an instance", seconds, || self.child.try_wait().unwrap());
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
+        status
     }
 
     /// SIGKILL.

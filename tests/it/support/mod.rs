@@ -2,7 +2,11 @@
 
 pub(crate) mod database;
 pub(crate) mod dispatcher;
+pub(crate) mod proxy;
+pub(crate) mod queue;
+pub(crate) mod scene;
 pub(crate) mod topic;
+pub(crate) mod worker;
 
 use std::time::{Duration, Instant};
 
@@ -27,4 +31,23 @@ pub(crate) fn wait_for<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> O
         // Only between two questions: the condition decides, not the time.
         std::thread::park_timeout(Duration::from_millis(20));
     }
+}
+
+/// [`wait_for`] with a question that waits itself.
+pub(crate) async fn wait_until<T>(what: &str, seconds: u64, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {seconds} s in vain for {what}");
+        // Only between two questions: the condition decides, not the time.
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+/// How long something took.
+pub(crate) fn stopwatch() -> impl Fn() -> Duration {
+    let start = Instant::now();
+    move || start.elapsed()
 }

@@ -6,7 +6,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
@@ -60,7 +60,18 @@ impl TestTopic {
 
     /// Queues a record; [`TestTopic::flush`] waits for it.
     pub(crate) fn send(&self, partition: i32, payload: &[u8]) {
-        let mut record = BaseRecord::<[u8], [u8]>::to(&self.name).partition(partition).payload(payload);
+        self.queue(BaseRecord::to(&self.name).partition(partition).payload(payload));
+    }
+
+    /// Queues a record with everything that it may have, or lack.
+    pub(crate) fn send_record(&self, partition: i32, key: Option<&[u8]>, payload: Option<&[u8]>, headers: &[(String, Option<Vec<u8>>)]) {
+        let mut record = BaseRecord::to(&self.name).partition(partition);
+        (record.key, record.payload) = (key, payload);
+        let added = headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: value.as_deref() }));
+        self.queue(record.headers(added));
+    }
+
+    fn queue(&self, mut record: BaseRecord<'_, [u8], [u8]>) {
         loop {
             match self.producer.send(record) {
                 Ok(()) => return,
