@@ -30,7 +30,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     // Everything that can be wrong without asking a server is told before the first server is asked.
     let queue = queue(&config)?;
     let sweeper =
-        Sweeper::new(database.clone(), self::queue(&config)?, results(&config)?, config.trigger.lease, Arc::clone(&metrics));
+        Sweeper::new(database.clone(), self::queue(&config)?, results(&config)?, config.trigger.clone(), Arc::clone(&metrics));
     let listener = web::bind(config.process.http_address).await?;
     tracing::info!(
         event = "starting",

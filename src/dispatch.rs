@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::chaos::{self, Bug};
 use crate::config::{CeleryConfig, Scope};
 use crate::intake::{Arrival, Batch, Source};
 use crate::retry::{Backoff, Stopped, until_done};
@@ -94,18 +95,27 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
     }
 
     async fn start(&mut self, partitions: &[i32]) -> Result<(), Stopped> {
+        chaos::point("before_open");
         let Self { claims, source, stop, .. } = self;
         let starts = until_done(&mut Backoff::new("open_failed"), stop, async || claims.open(partitions).await).await?;
+        chaos::point("after_open");
         until_done(&mut Backoff::new("start_failed"), stop, async || source.start(&starts).await).await
     }
 
     /// Takes one batch through all stages.
     async fn pass(&mut self, batch: Batch) -> Result<(), Stopped> {
+        chaos::point("after_fetch");
         self.events.received(&batch);
+        chaos::point("before_dead_letter");
         self.dead_letter(&batch).await?;
+        chaos::point("after_dead_letter");
+        chaos::point("before_claim");
         let Some(decided) = self.claim(batch).await? else { return Ok(()) };
+        chaos::point("after_claim");
         self.enqueue(&decided).await?;
+        chaos::point("before_commit");
         self.commit(&decided).await;
+        chaos::point("after_commit");
         self.tell(&decided);
         Ok(())
     }
@@ -183,8 +193,19 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
         };
         let tasks = decided.claimed.won.iter().map(task).collect();
         let publication = Publication { id: decided.publication_id, expires: decided.claimed.leased_until, tasks };
+        if chaos::bug(Bug::MarkBeforePublish) {
+            self.claims.confirm(decided.publication_id);
+            self.flush().await?;
+        }
+        chaos::point("before_publish");
         let Self { queue, stop, .. } = self;
-        until_done(&mut Backoff::new("enqueue_failed"), stop, async || queue.enqueue(&publication).await).await?;
+        let swallow = chaos::bug(Bug::PublishErrorSwallowed);
+        let publish = async || match queue.enqueue(&publication).await {
+            Err(_) if swallow => Ok(()),
+            result => result,
+        };
+        until_done(&mut Backoff::new("enqueue_failed"), stop, publish).await?;
+        chaos::point("after_publish");
         self.claims.confirm(decided.publication_id);
         Ok(())
     }
@@ -205,7 +226,10 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
     }
 
     async fn flush(&mut self) -> Result<(), Stopped> {
+        chaos::point("before_confirm");
         let Self { claims, stop, .. } = self;
-        until_done(&mut Backoff::new("confirm_failed"), stop, async || claims.flush().await).await
+        until_done(&mut Backoff::new("confirm_failed"), stop, async || claims.flush().await).await?;
+        chaos::point("after_confirm");
+        Ok(())
     }
 }

@@ -13,6 +13,7 @@
 //! Data walks one way. [`dispatch`] is the loop through these stages; [`app`] builds it from a [`config`].
 
 pub mod app;
+pub mod chaos;
 pub mod cli;
 pub mod clock;
 mod commands;

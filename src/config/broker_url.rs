@@ -97,7 +97,11 @@ impl RedisAddress {
     /// # Errors
     /// One sentence on what is wrong; never the URL itself.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|error| format!("not a URL: {error}"))?;
+        // kombu takes credentials without a host, as in `redis+socket://:password@/path`; the URL standard does not.
+        let hostless =
+            text.split_once("@/").filter(|(head, _)| head.split_once("://").is_some_and(|(_, user)| !user.contains('/')));
+        let url = hostless.map_or_else(|| Url::parse(text), |(head, path)| Url::parse(&format!("{head}@localhost/{path}")));
+        let url = url.map_err(|error| format!("not a URL: {error}"))?;
         let query = |name: &str| url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
         let password = url.password().map(decoded).transpose()?.or_else(|| query("password")).map(SecretString::from);
         let user = Some(decoded(url.username())?).filter(|user| !user.is_empty());
@@ -156,8 +160,8 @@ impl AmqpAddress {
         };
         let encoded: String = url::form_urlencoded::byte_serialize(virtual_host.as_bytes()).collect();
         url.set_path(&format!("/{}", encoded.replace('+', "%20")));
-        let redacted =
-            format!("{}://{}:{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.port().unwrap_or(5672), url.path());
+        let port = url.port().unwrap_or(if url.scheme() == "amqps" { 5671 } else { 5672 });
+        let redacted = format!("{}://{}:{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path());
         Ok(Self { url: SecretString::from(url.to_string()), redacted })
     }
 
@@ -171,7 +175,7 @@ fn database(text: &str) -> Result<i64, String> {
     if text.is_empty() {
         return Ok(0);
     }
-    text.parse().map_err(|_| "the database is not a number".to_owned())
+    text.parse::<u32>().map(i64::from).map_err(|_| "the database is not a number".to_owned())
 }
 
 fn decoded(text: &str) -> Result<String, String> {

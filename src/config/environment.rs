@@ -48,6 +48,13 @@ impl<const N: usize> From<[(&str, &str); N]> for Environment {
     }
 }
 
+impl FromIterator<(String, String)> for Environment {
+    /// Of several values of a name, the last one counts.
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().collect())
+    }
+}
+
 /// One mistake in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {

@@ -4,17 +4,21 @@ use secrecy::SecretString;
 
 use super::environment::Reader;
 
-/// Properties that the promises rest on: the service sets them, nobody else may.
-const OURS: [&str; 9] = [
+/// Properties that the promises rest on, under each name that librdkafka takes: the service sets them, nobody else may.
+const OURS: [&str; 13] = [
     "bootstrap.servers",
+    "metadata.broker.list",
     "group.id",
     "auto.offset.reset",
     "enable.auto.commit",
+    "auto.commit.enable",
     "enable.auto.offset.store",
     "enable.partition.eof",
     "enable.idempotence",
     "acks",
+    "request.required.acks",
     "partition.assignment.strategy",
+    "group.protocol",
 ];
 
 /// Where a partition starts that nobody has read yet.
@@ -62,7 +66,9 @@ impl KafkaConfig {
             reader.choice("KAFKA_AUTO_OFFSET_RESET", &[("earliest", OffsetReset::Earliest), ("latest", OffsetReset::Latest)]);
         let dead_letter_topic = match reader.optional("KAFKA_DEAD_LETTER_TOPIC") {
             Some(_) => topic(reader, "KAFKA_DEAD_LETTER_TOPIC"),
-            None => signal_topic.as_ref().map(|topic| format!("{topic}.dead-letter")),
+            None => {
+                signal_topic.as_ref().and_then(|topic| legal(reader, "KAFKA_DEAD_LETTER_TOPIC", &format!("{topic}.dead-letter")))
+            }
         };
         if dead_letter_topic.is_some() && dead_letter_topic == signal_topic {
             reader.problem("KAFKA_DEAD_LETTER_TOPIC", "is the signal topic: bad records would come back for ever");
@@ -86,12 +92,18 @@ impl KafkaConfig {
     }
 }
 
-/// Kafka's own rule for topic names.
 fn topic(reader: &mut Reader<'_>, name: &str) -> Option<String> {
     let value = reader.required(name)?;
-    let legal = value.len() <= 249 && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
-    if !legal {
+    legal(reader, name, value)
+}
+
+/// Kafka's own rule for topic names.
+fn legal(reader: &mut Reader<'_>, name: &str, topic: &str) -> Option<String> {
+    let is_legal = topic.len() <= 249
+        && !matches!(topic, "." | "..")
+        && topic.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if !is_legal {
         reader.problem(name, "a topic's name has at most 249 characters out of a-z, A-Z, 0-9, '.', '_' and '-'");
     }
-    legal.then(|| value.to_owned())
+    is_legal.then(|| topic.to_owned())
 }

@@ -20,7 +20,7 @@ pub use environment::{Environment, Problem, Problems};
 pub use kafka::{KafkaConfig, OffsetReset};
 pub use postgres::{PostgresConfig, SslMode};
 pub use process::{LogFormat, ProcessConfig};
-pub use trigger::{Scope, TriggerConfig};
+pub use trigger::{Scope, TriggerConfig, WorkerGuard};
 pub use variables::{VARIABLES, Variable, env_example, help};
 
 /// The whole configuration of `trigger-dispatcher run`.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use secrecy::SecretString;
 
-use super::environment::Reader;
+use super::environment::{Reader, shape};
 
 /// How the connection to PostgreSQL is protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl PostgresConfig {
         };
         let ssl_root_certificate = reader.optional("POSTGRES_SSLROOTCERT").map(PathBuf::from);
         if let Some(path) = ssl_root_certificate.as_ref().filter(|path| !path.is_file()) {
-            reader.problem("POSTGRES_SSLROOTCERT", format!("there is no file {}", path.display()));
+            reader.problem("POSTGRES_SSLROOTCERT", format!("there is no such file, got {}", shape(&path.to_string_lossy())));
         }
         let auto_migrate = reader.choice("AUTO_MIGRATE", &[("true", true), ("false", false)]);
         Some(Self {

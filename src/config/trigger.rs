@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::environment::Reader;
+use super::environment::{Reader, shape};
 
 /// What may have one execution in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,17 @@ pub enum Scope {
     Ticker,
 }
 
+/// Whether workers let one start happen for each task, so that enqueueing one again is harmless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkerGuard {
+    /// As soon as `dispatcher.starts` has a row.
+    Auto,
+    /// They do.
+    Yes,
+    /// They do not.
+    No,
+}
+
 /// What a trigger is, what keeps a slot busy, and for how long.
 #[derive(Debug, Clone)]
 pub struct TriggerConfig {
@@ -21,6 +32,12 @@ pub struct TriggerConfig {
     pub scope: Scope,
     /// How long a claim holds its slot when nothing tells that it is over.
     pub lease: Duration,
+    /// How long a task may leave no trace of a start before it is enqueued again.
+    pub start_timeout: Duration,
+    /// How often a task is enqueued at most.
+    pub max_attempts: i32,
+    /// Whether workers let one start happen for each task.
+    pub worker_guard: WorkerGuard,
     /// Records older than this are counted as stale; `None` is no limit.
     pub max_signal_age: Option<Duration>,
     /// How often the rules are read again.
@@ -35,11 +52,17 @@ impl TriggerConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let scope = reader.choice("TRIGGER_SCOPE", &[("pipeline", Scope::Pipeline), ("ticker", Scope::Ticker)]);
         let lease = reader.seconds("TRIGGER_LEASE_SECONDS", 1.0, 604_800.0);
+        let start_timeout = reader.seconds("TRIGGER_START_TIMEOUT_SECONDS", 1.0, 604_800.0);
+        let max_attempts = reader.number("TRIGGER_MAX_ATTEMPTS", 1, 100);
+        let worker_guard = reader
+            .choice("TRIGGER_WORKER_GUARD", &[("auto", WorkerGuard::Auto), ("yes", WorkerGuard::Yes), ("no", WorkerGuard::No)]);
         let max_signal_age = reader.seconds("MAX_SIGNAL_AGE_SECONDS", 0.0, 1e9);
         let refresh_interval = reader.seconds("CACHE_REFRESH_INTERVAL_SECONDS", 0.1, 86_400.0);
         let active_statuses = statuses(reader.required("EXECUTION_ACTIVE_STATUSES")?);
         let mut over_statuses = statuses(reader.required("EXECUTION_OVER_STATUSES")?);
-        let both: Vec<_> = active_statuses.intersection(&over_statuses).cloned().collect();
+        let both = active_statuses.intersection(&over_statuses);
+        // Not their names: what stands in a variable by mistake may be a secret.
+        let both: Vec<_> = both.map(|status| shape(status)).collect();
         if !both.is_empty() {
             reader.problem(
                 "EXECUTION_ACTIVE_STATUSES",
@@ -51,6 +74,9 @@ impl TriggerConfig {
         Some(Self {
             scope: scope?,
             lease: lease?,
+            start_timeout: start_timeout?,
+            max_attempts: max_attempts?,
+            worker_guard: worker_guard?,
             max_signal_age: Some(max_signal_age?).filter(|age| !age.is_zero()),
             refresh_interval: refresh_interval?,
             active_statuses,

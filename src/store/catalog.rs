@@ -58,8 +58,8 @@ pub(super) async fn columns<const N: usize>(connection: &Connection, tables: [&s
     Ok(found)
 }
 
-/// The claim statement for the platform's executions table.
-pub(super) async fn claim_sql(connection: &Connection) -> Result<String, StoreError> {
+/// One of our statements, filled in for the platform's executions table.
+pub(super) async fn fill_in(connection: &Connection, sql: &str) -> Result<String, StoreError> {
     let [executions] = columns(connection, ["executions"]).await?;
     let executions = executions.require("executions", &["id", "pipeline_id", "status"])?;
     let id = |of: &str| match executions.type_of("pipeline_id") {
@@ -68,7 +68,7 @@ pub(super) async fn claim_sql(connection: &Connection) -> Result<String, StoreEr
     };
     let symbol = if executions.has("symbol") { "e.symbol::text" } else { "null::text" };
     let created_at = if executions.has("created_at") { "e.created_at" } else { "null::timestamptz" };
-    Ok(include_str!("sql/claim.sql")
+    Ok(sql
         .replace("{pipeline_id}", &id("c"))
         .replace("{slot_pipeline_id}", &id("s"))
         .replace("{symbol}", symbol)

@@ -75,15 +75,6 @@ pub struct Claimed {
     pub unknown_statuses: Vec<String>,
 }
 
-/// A publication that was claimed, but never confirmed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Unpublished {
-    /// What is to be published.
-    pub publication: crate::tasks::Publication,
-    /// Its pipelines, in the order of the tasks.
-    pub pipelines: Vec<Uuid>,
-}
-
 /// Decides batches.
 pub trait Claims: Send {
     /// What went wrong.

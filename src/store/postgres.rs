@@ -12,6 +12,7 @@ use tokio_postgres::{AsyncMessage, Client, NoTls, Row, Socket, Statement, tls::T
 use uuid::Uuid;
 
 use super::{ClaimRequest, Claimed, Claims, Verdict, catalog, tls};
+use crate::chaos::{self, Bug};
 use crate::config::{Config, PostgresConfig, SslMode};
 use crate::intake::Start;
 use crate::supervise::Companion;
@@ -237,7 +238,7 @@ impl PostgresClaims {
             return Ok(session);
         }
         let connection = self.database.connect().await?;
-        let sql = catalog::claim_sql(&connection).await?;
+        let sql = catalog::fill_in(&connection, &claim_sql()).await?;
         let claim = connection.prepare(&sql, &[]).await?;
         Ok((connection, claim))
     }
@@ -357,6 +358,23 @@ impl Claims for PostgresClaims {
         self.unwritten.clear();
         Ok(())
     }
+}
+
+/// The statement that decides a batch.
+fn claim_sql() -> String {
+    let sql = include_str!("sql/claim.sql").to_owned();
+    if chaos::bug(Bug::EpochIgnored) {
+        return sql
+            .replace("p.epoch = s.epoch as mine", "true as mine")
+            .replace("coalesce(p.next_offset <= s.first_offset, true)", "true");
+    }
+    if chaos::bug(Bug::NoConflictKey) {
+        return sql.replace("t.trigger_id is not null as known", "false as known").replace(
+            "select trigger_id, pipeline_id, ticker, signal_id, symbol, $2",
+            "select gen_random_uuid(), pipeline_id, ticker, signal_id, symbol, $2",
+        );
+    }
+    sql
 }
 
 /// Marks publications that the broker has.

@@ -184,14 +184,26 @@ impl TaskQueue for RedisQueue {
 /// # Errors
 /// Redis does not answer or refuses.
 pub async fn finished(link: &mut RedisLink, tasks: &[Uuid]) -> Result<Vec<Uuid>, Error> {
+    Ok(results(link, tasks).await?.into_iter().filter(|(_, result)| is_over(result)).map(|(task, _)| task).collect())
+}
+
+/// Which of these tasks Celery's result backend knows at all, finished or not.
+///
+/// # Errors
+/// Redis does not answer or refuses.
+pub async fn known(link: &mut RedisLink, tasks: &[Uuid]) -> Result<Vec<Uuid>, Error> {
+    Ok(results(link, tasks).await?.into_iter().map(|(task, _)| task).collect())
+}
+
+/// The results that there are.
+async fn results(link: &mut RedisLink, tasks: &[Uuid]) -> Result<Vec<(Uuid, String)>, Error> {
     if tasks.is_empty() {
         return Ok(Vec::new());
     }
     let keys: Vec<String> = tasks.iter().map(|task| format!("celery-task-meta-{task}")).collect();
     let results: Vec<Option<String>> =
         link.run(async |connection| redis::cmd("MGET").arg(&keys).query_async(connection).await).await?;
-    let over = |result: &Option<String>| result.as_deref().is_some_and(is_over);
-    Ok(tasks.iter().zip(&results).filter(|(_, result)| over(result)).map(|(task, _)| *task).collect())
+    Ok(tasks.iter().zip(results).filter_map(|(task, result)| Some((*task, result?))).collect())
 }
 
 /// Whether a result is final; what cannot be read is not.

@@ -37,6 +37,8 @@ pub struct Metrics {
     skipped_running: Counter,
     redelivered: Counter,
     swept: Counter,
+    lapsed: Counter,
+    failed: Counter,
     fenced: Counter,
     pipelines: Gauge,
     pipelines_skipped: Gauge,
@@ -86,6 +88,8 @@ impl Default for Metrics {
             skipped_running: counter(&mut registry, "skipped_running", "Matches discarded because their pipeline is busy"),
             redelivered: counter(&mut registry, "redelivered", "Matches that the ledger knew already"),
             swept: counter(&mut registry, "tasks_swept", "Tasks enqueued by the sweeper"),
+            lapsed: counter(&mut registry, "publications_lapsed", "Publications given up: their slots had passed on"),
+            failed: counter(&mut registry, "triggers_failed", "Triggers that never started, enqueued as often as allowed"),
             fenced: counter(&mut registry, "batches_fenced", "Batches that a newer owner of their partition decides"),
             pipelines: gauge(&mut registry, "pipelines", "Active signal pipelines in memory"),
             pipelines_skipped: gauge(&mut registry, "pipelines_skipped", "Pipelines whose row makes no sense"),
@@ -126,6 +130,16 @@ impl Metrics {
     /// The sweeper has published tasks.
     pub fn swept(&self, tasks: usize) {
         self.swept.inc_by(tasks as u64);
+    }
+
+    /// A publication was given up.
+    pub fn lapsed(&self) {
+        self.lapsed.inc();
+    }
+
+    /// Triggers were given up.
+    pub fn failed(&self, triggers: usize) {
+        self.failed.inc_by(triggers as u64);
     }
 
     /// A batch belongs to a newer owner.

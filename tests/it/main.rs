@@ -1,4 +1,11 @@
 //! Tests on real services, which `scripts/services env` names. One binary: services are shared, names are not.
 #![expect(missing_docs, reason = "tests are sentences")]
 
+mod bad_input;
+mod conformance;
+mod crowd;
+mod example;
+mod signals;
+mod statuses;
 mod support;
+mod take_up;

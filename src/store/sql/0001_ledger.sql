@@ -15,7 +15,9 @@ create table dispatcher.triggers (
     claimed_at timestamptz not null default now(),
     leased_until timestamptz not null,
     publication_id uuid not null,
-    attempt integer not null default 1
+    attempt integer not null default 1,
+    -- when it was given up: enqueued as often as allowed, and never started
+    failed_at timestamptz
 );
 create index triggers_by_publication on dispatcher.triggers (publication_id);
 create index triggers_by_pipeline on dispatcher.triggers (pipeline_id, claimed_at);

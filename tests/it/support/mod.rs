@@ -1,10 +1,12 @@
 //! What the tests on real services share.
 
+pub(crate) mod amqp;
 pub(crate) mod database;
 pub(crate) mod dispatcher;
 pub(crate) mod proxy;
 pub(crate) mod queue;
 pub(crate) mod scene;
+pub(crate) mod settings;
 pub(crate) mod topic;
 pub(crate) mod worker;
 

@@ -60,7 +60,9 @@ impl Scene {
 
     /// The progress of each partition; empty before anything was decided.
     pub(crate) async fn progress(&self) -> Vec<Progress> {
-        if self.database.number("select count(*) from pg_tables where schemaname = 'dispatcher' and tablename = 'progress'").await == 0 {
+        if self.database.number("select count(*) from pg_tables where schemaname = 'dispatcher' and tablename = 'progress'").await
+            == 0
+        {
             return Vec::new();
         }
         let sql = "select next_offset, consumed, triggered, busy, redelivered, merged, unmatched, stale, invalid

@@ -63,11 +63,23 @@ impl TestTopic {
         self.queue(BaseRecord::to(&self.name).partition(partition).payload(payload));
     }
 
+    /// Queues a record that is as old as `time_ms`, in milliseconds since 1970, says.
+    pub(crate) fn send_at(&self, partition: i32, time_ms: i64, payload: &[u8]) {
+        self.queue(BaseRecord::to(&self.name).partition(partition).payload(payload).timestamp(time_ms));
+    }
+
     /// Queues a record with everything that it may have, or lack.
-    pub(crate) fn send_record(&self, partition: i32, key: Option<&[u8]>, payload: Option<&[u8]>, headers: &[(String, Option<Vec<u8>>)]) {
+    pub(crate) fn send_record(
+        &self,
+        partition: i32,
+        key: Option<&[u8]>,
+        payload: Option<&[u8]>,
+        headers: &[(String, Option<Vec<u8>>)],
+    ) {
         let mut record = BaseRecord::to(&self.name).partition(partition);
         (record.key, record.payload) = (key, payload);
-        let added = headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: value.as_deref() }));
+        let added =
+            headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: value.as_deref() }));
         self.queue(record.headers(added));
     }
 

@@ -17,7 +17,21 @@ impl Worker {
     /// Starts one for the setting's queue and database.
     pub(crate) fn start(setting: &Setting) -> Self {
         let name = format!("{}@localhost", unique("worker"));
-        let arguments = ["-m", "celery", "-A", "trigger_dispatcher_worker.app", "worker", "-P", "solo", "-l", "info", "-Q", &setting.queue, "-n", &name];
+        let arguments = [
+            "-m",
+            "celery",
+            "-A",
+            "trigger_dispatcher_worker.app",
+            "worker",
+            "-P",
+            "solo",
+            "-l",
+            "info",
+            "-Q",
+            &setting.queue,
+            "-n",
+            &name,
+        ];
         let mut command = Command::new(service("TEST_PYTHON"));
         command.args(arguments).env_clear().envs(setting.variables.iter().cloned()).current_dir(std::env::temp_dir());
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

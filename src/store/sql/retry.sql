@@ -1,0 +1,43 @@
+-- A new attempt for triggers that never started, or their end after too many. Compare-and-set on the attempt that was seen:
+-- of any number of sweepers one wins, and a slot that has passed on is left alone.
+with
+seen as materialized (
+    select * from unnest($1::uuid[], $2::int[]) as u (trigger_id, attempt)
+),
+held as materialized (
+    select t.trigger_id, t.attempt
+    from dispatcher.triggers t
+    join seen using (trigger_id, attempt)
+    join dispatcher.slots s on s.trigger_id = t.trigger_id and s.pipeline_id = t.pipeline_id and s.ticker = t.ticker
+    order by t.trigger_id
+    for update of t, s
+),
+again as (
+    update dispatcher.triggers t
+    set attempt = t.attempt + 1, publication_id = $3::uuid, leased_until = now() + make_interval(secs => $4::float8)
+    from held h
+    where t.trigger_id = h.trigger_id and h.attempt < $5::int
+    returning t.trigger_id, t.pipeline_id, t.kwargs::text as kwargs
+),
+renewed as (
+    update dispatcher.slots s
+    set leased_until = now() + make_interval(secs => $4::float8)
+    from again a
+    where s.trigger_id = a.trigger_id
+),
+publication as (
+    insert into dispatcher.publications (publication_id, swept_at) select $3::uuid, now() where exists (select from again)
+),
+failed as (
+    update dispatcher.triggers t set failed_at = now()
+    from held h
+    where t.trigger_id = h.trigger_id and h.attempt >= $5::int
+    returning t.trigger_id
+),
+freed as (
+    delete from dispatcher.slots s using failed f where s.trigger_id = f.trigger_id
+)
+select trigger_id, pipeline_id, kwargs, (extract(epoch from now() + make_interval(secs => $4::float8)) * 1000000)::bigint as leased_until_us
+from again
+union all
+select trigger_id, null, null, null from failed

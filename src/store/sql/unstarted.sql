@@ -1,0 +1,17 @@
+-- Triggers whose task the broker has had for a while, and that left no trace of a start: no mark of the worker guard, no
+-- execution of their slot since the claim.
+select t.trigger_id, t.attempt
+from dispatcher.slots s
+join dispatcher.triggers t on t.trigger_id = s.trigger_id
+join dispatcher.publications p on p.publication_id = t.publication_id
+where s.leased_until > now()
+    and p.enqueued_at < now() - make_interval(secs => $1::float8)
+    and not exists (select from dispatcher.starts g where g.trigger_id = t.trigger_id)
+    and not exists (
+        select from executions e
+        where e.pipeline_id = {slot_pipeline_id}
+            and (s.ticker = '' or coalesce(upper(trim({symbol})), s.ticker) = s.ticker)
+            and (e.id::text = s.trigger_id::text or {created_at} > s.claimed_at)
+    )
+order by p.enqueued_at
+limit 500

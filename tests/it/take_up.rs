@@ -1,0 +1,276 @@
+//! Publications that nobody confirmed: taken up once, after their patience, and only while their slots are still theirs.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use trigger_dispatcher::intake::{PartitionSpan, Start};
+use trigger_dispatcher::rules::PartitionCounts;
+use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
+use trigger_dispatcher::store::sweep::take_up;
+use trigger_dispatcher::store::{ClaimRequest, Claims as _, Database, Unpublished, Verdict, Wanted, migrate};
+use trigger_dispatcher::tasks::{TriggerText, trigger_id};
+use uuid::Uuid;
+
+use crate::support::database::TestDatabase;
+use crate::support::settings::config;
+
+const LEASE: Duration = Duration::from_secs(900);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+struct World {
+    database: TestDatabase,
+    store: Database,
+    claims: PostgresClaims,
+    start: Start,
+    next_offset: i64,
+}
+
+impl World {
+    async fn create() -> Self {
+        let database = TestDatabase::create().await;
+        let config = config("redis://unused/0", Some(&database));
+        let store = Database::new(&config.postgres);
+        migrate::migrate(&store).await.unwrap();
+        let mut claims = PostgresClaims::new(store.clone(), ClaimTerms::new(&config));
+        let start = claims.open(&[0]).await.unwrap()[0];
+        Self { database, store, claims, start, next_offset: 0 }
+    }
+
+    /// One batch of one record that wants these pipelines; the publication and how many it won.
+    async fn publish(&mut self, pipelines: &[Uuid]) -> (Uuid, usize) {
+        let offset = self.next_offset;
+        self.next_offset += 1;
+        let request = request(self.start, offset, pipelines);
+        match self.claims.claim(&request).await.unwrap() {
+            Verdict::Claimed(claimed) => (request.publication_id, claimed.won.len()),
+            other => panic!("expected a decision, got {other:?}"),
+        }
+    }
+
+    async fn take_up(&self) -> Vec<Unpublished> {
+        take_up(&self.store.connect().await.unwrap(), PATIENCE, LEASE).await.unwrap()
+    }
+
+    /// Lets time pass, for the database's clock: everything in our tables happened that much earlier.
+    async fn age(&self, seconds: i64) {
+        let sql = format!(
+            "update dispatcher.publications set claimed_at = claimed_at - interval '{seconds} s', swept_at = swept_at - interval '{seconds} s';
+             update dispatcher.slots set claimed_at = claimed_at - interval '{seconds} s', leased_until = leased_until - interval '{seconds} s';
+             update dispatcher.triggers set claimed_at = claimed_at - interval '{seconds} s', leased_until = leased_until - interval '{seconds} s'"
+        );
+        self.database.client.batch_execute(&sql).await.unwrap();
+    }
+
+    async fn lapsed(&self) -> i64 {
+        self.database.number("select count(*) from dispatcher.publications where lapsed_at is not null").await
+    }
+}
+
+fn request(start: Start, offset: i64, pipelines: &[Uuid]) -> ClaimRequest {
+    let span = PartitionSpan {
+        partition: start.partition,
+        epoch: start.epoch,
+        first_offset: offset,
+        next_offset: offset + 1,
+        consumed: 1,
+        invalid: 0,
+        stale: 0,
+    };
+    let signal_id = format!("signal {} {offset}", start.partition);
+    let wanted = |pipeline_id: &Uuid| Wanted {
+        text: TriggerText {
+            trigger_id: trigger_id(*pipeline_id, "", &signal_id),
+            signal_id: signal_id.clone(),
+            symbol: "AAPL".to_owned(),
+            kwargs: format!(r#"{{"pipeline_id": "{pipeline_id}", "text": "Zürich \"🚀\""}}"#),
+        },
+        pipeline_id: *pipeline_id,
+        ticker: String::new(),
+        partition: start.partition,
+        offset,
+        shared: false,
+    };
+    ClaimRequest {
+        publication_id: Uuid::new_v4(),
+        spans: vec![(span, PartitionCounts::default())],
+        wanted: pipelines.iter().map(wanted).collect(),
+    }
+}
+
+fn pipelines(count: usize) -> Vec<Uuid> {
+    let mut ids: Vec<_> = (0..count).map(|_| Uuid::new_v4()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unconfirmed_publication_is_taken_up_after_the_patience_whole() {
+    let mut world = World::create().await;
+    let slots = pipelines(3);
+    let (publication, won) = world.publish(&slots).await;
+    assert_eq!(won, 3);
+    assert_eq!(world.take_up().await, [], "its own instance has time to publish it");
+
+    world.age(11).await;
+    let found = world.take_up().await;
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].publication.id, publication);
+    assert_eq!(found[0].pipelines, slots);
+    let sent = request(world.start, 0, &slots);
+    for (task, wanted) in found[0].publication.tasks.iter().zip(&sent.wanted) {
+        assert_eq!((task.trigger_id, &task.kwargs), (wanted.text.trigger_id, &wanted.text.kwargs), "the task is the very one");
+    }
+    // Its lease begins anew, everywhere: a late task must neither be thrown away nor run beside another.
+    let sql = "select count(*) from dispatcher.slots s join dispatcher.triggers t using (trigger_id)
+        where s.leased_until = t.leased_until and s.leased_until > now() + interval '890 s'";
+    assert_eq!(world.database.number(sql).await, 3);
+    #[expect(clippy::disallowed_methods, reason = "the lease is compared with the time of day")]
+    let left = found[0].publication.expires.duration_since(jiff::Timestamp::now()).as_secs();
+    assert!((870..=930).contains(&left), "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweeper_that_dies_leaves_the_publication_to_the_next() {
+    let mut world = World::create().await;
+    let (publication, _) = world.publish(&pipelines(1)).await;
+    world.age(11).await;
+    assert_eq!(world.take_up().await.len(), 1);
+    assert_eq!(world.take_up().await, [], "taken up a moment ago");
+    world.age(11).await;
+    let again = world.take_up().await;
+    assert_eq!((again.len(), again[0].publication.id, again[0].publication.tasks.len()), (1, publication, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmed_publication_is_never_taken_up() {
+    let mut world = World::create().await;
+    let (flushed, _) = world.publish(&pipelines(1)).await;
+    world.claims.confirm(flushed);
+    world.claims.flush().await.unwrap();
+    let (with_next, _) = world.publish(&pipelines(1)).await;
+    world.claims.confirm(with_next);
+    let (unconfirmed, _) = world.publish(&pipelines(1)).await;
+    world.age(100_000).await;
+    let found: Vec<_> = world.take_up().await.iter().map(|found| found.publication.id).collect();
+    assert_eq!(found, [unconfirmed]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmation_outlives_a_batch_that_is_fenced() {
+    let mut world = World::create().await;
+    let (publication, _) = world.publish(&pipelines(1)).await;
+    world.claims.confirm(publication);
+    let old = request(Start { epoch: world.start.epoch - 1, ..world.start }, 1, &pipelines(1));
+    assert_eq!(world.claims.claim(&old).await.unwrap(), Verdict::Fenced(vec![0]));
+    if world.claims.has_unwritten() {
+        world.claims.flush().await.unwrap();
+    }
+    world.age(11).await;
+    assert_eq!(world.take_up().await, []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_has_passed_on_is_left_alone_and_the_publication_lapses() {
+    let mut world = World::create().await;
+    let slot = pipelines(1);
+    let (old, _) = world.publish(&slot).await;
+    // Nobody published it before its lease ran out, and a newer signal has the slot.
+    world.age(901).await;
+    let (new, won) = world.publish(&slot).await;
+    assert_eq!(won, 1);
+    let holder = "select trigger_id, leased_until::text from dispatcher.slots";
+    let before: (Uuid, String) =
+        world.database.rows(holder, &[]).await.iter().map(|row| (row.get(0), row.get(1))).next().unwrap();
+
+    let found = world.take_up().await;
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].publication.id, found[0].publication.tasks.len()), (old, 0), "there is nothing to publish");
+    let after: (Uuid, String) = world.database.rows(holder, &[]).await.iter().map(|row| (row.get(0), row.get(1))).next().unwrap();
+    assert_eq!(after, before);
+    assert_eq!(world.lapsed().await, 1);
+
+    // It is given up for good; the newer one is not.
+    world.age(11).await;
+    let found: Vec<_> = world.take_up().await.iter().map(|found| (found.publication.id, found.publication.tasks.len())).collect();
+    assert_eq!(found, [(new, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_a_publication_is_taken_up() {
+    let mut world = World::create().await;
+    let slots = pipelines(3);
+    let (old, _) = world.publish(&slots).await;
+    world.age(901).await;
+    let (new, won) = world.publish(&slots[1..2]).await;
+    assert_eq!(won, 1);
+    world.claims.confirm(new);
+    world.claims.flush().await.unwrap();
+    let found = world.take_up().await;
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].publication.id, &found[0].pipelines), (old, &vec![slots[0], slots[2]]));
+    assert_eq!(world.lapsed().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn racing_sweepers_take_each_publication_up_once() {
+    let mut world = World::create().await;
+    let mut expected = HashSet::new();
+    for _ in 0..120 {
+        expected.insert(world.publish(&pipelines(3)).await.0);
+    }
+    world.age(11).await;
+    let mut racing = JoinSet::new();
+    for _ in 0..8 {
+        let store = world.store.clone();
+        racing.spawn(async move {
+            let connection = store.connect().await.unwrap();
+            let mut mine = Vec::new();
+            // Three rounds of eight sweepers, 50 publications each, are more than enough.
+            for _ in 0..3 {
+                mine.extend(take_up(&connection, PATIENCE, LEASE).await.unwrap());
+            }
+            mine
+        });
+    }
+    let found = racing.join_all().await.concat();
+    assert!(found.iter().all(|found| found.publication.tasks.len() == 3 && found.pipelines.len() == 3));
+    assert_eq!(found.len(), 120, "some were taken up twice, or not at all");
+    assert_eq!(found.iter().map(|found| found.publication.id).collect::<HashSet<_>>(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sweepers_and_claimers_that_want_the_same_slots_do_not_deadlock() {
+    let mut world = World::create().await;
+    let slots = pipelines(120);
+    // Claimed from the last to the first, so that the rows lie the other way round than claimers lock them.
+    for slot in slots.rchunks(4) {
+        world.publish(slot).await;
+    }
+    let mut racing = JoinSet::new();
+    for partition in 1..5 {
+        let (store, slots) = (world.store.clone(), slots.clone());
+        let terms = ClaimTerms::new(&config("redis://unused/0", Some(&world.database)));
+        racing.spawn(async move {
+            let mut claims = PostgresClaims::new(store, terms);
+            let start = claims.open(&[partition]).await.unwrap()[0];
+            for offset in 0..25 {
+                // All are held: each is locked and left.
+                let verdict = claims.claim(&request(start, offset, &slots)).await.unwrap();
+                assert!(matches!(verdict, Verdict::Claimed(claimed) if claimed.won.is_empty()));
+            }
+        });
+    }
+    for _ in 0..2 {
+        let store = world.store.clone();
+        racing.spawn(async move {
+            let connection = store.connect().await.unwrap();
+            for _ in 0..40 {
+                // No patience: everything is due again and again.
+                take_up(&connection, Duration::ZERO, LEASE).await.unwrap();
+            }
+        });
+    }
+    // A deadlock is an error of the one that the server chooses.
+    racing.join_all().await;
+}
