@@ -66,7 +66,7 @@ async fn flow(
         return Ok(());
     }
     // Only now join the group: an instance without rules would call every signal unmatched.
-    let source = KafkaSource::connect(&config.kafka, &config.batch, config.trigger.max_signal_age)?;
+    let source = KafkaSource::connect(&config.kafka, &config.batch, config.trigger.max_signal_age, config.process.stall)?;
     let dispatcher = Dispatcher {
         source,
         claims: PostgresClaims::new(database, ClaimTerms::new(config)),
@@ -79,9 +79,10 @@ async fn flow(
     };
     let refresh = Task::start("refresh", stop, refresher.run(stop.clone()));
     let sweep = Task::start("sweep", stop, sweeper.run(stop.clone()));
-    dispatcher.run().await;
+    let flow = dispatcher.run().await;
     stop.cancel();
-    refresh.join().await.and(sweep.join().await)
+    let others = refresh.join().await.and(sweep.join().await);
+    Ok(flow.map(|()| others)??)
 }
 
 async fn prepare(config: &Config, database: &Database) -> Result<(), StoreError> {

@@ -56,6 +56,11 @@ pub struct Dispatcher<S, C, Q> {
     pub stop: CancellationToken,
 }
 
+/// The source has records and does not give them; only a new process helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the intake is stalled: Kafka has records and none comes")]
+pub struct Stalled;
+
 /// A decided batch on its way out.
 struct Decided {
     publication_id: Uuid,
@@ -67,7 +72,10 @@ struct Decided {
 
 impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
     /// Runs until told to stop, then leaves the source in order.
-    pub async fn run(mut self) {
+    ///
+    /// # Errors
+    /// The source is stuck; it is not closed, for that may hang.
+    pub async fn run(mut self) -> Result<(), Stalled> {
         loop {
             let arrival = tokio::select! {
                 biased;
@@ -81,6 +89,7 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
             let done = match arrival {
                 Arrival::Assigned(partitions) => self.start(&partitions).await,
                 Arrival::Batch(batch) => self.pass(batch).await,
+                Arrival::Stalled => return Err(Stalled),
                 Arrival::Ended => break,
             };
             if done == Err(Stopped) {
@@ -92,6 +101,7 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
             tracing::warn!(event = "confirmations_unwritten");
         }
         self.source.close().await;
+        Ok(())
     }
 
     async fn start(&mut self, partitions: &[i32]) -> Result<(), Stopped> {

@@ -30,16 +30,6 @@ pub enum OffsetReset {
     Latest,
 }
 
-impl OffsetReset {
-    /// librdkafka's word.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Earliest => "earliest",
-            Self::Latest => "latest",
-        }
-    }
-}
-
 /// Where signals come from.
 #[derive(Debug, Clone)]
 pub struct KafkaConfig {

@@ -25,6 +25,8 @@ pub struct ProcessConfig {
     pub log_signals_per_second: u32,
     /// Where health and metrics are served.
     pub http_address: SocketAddr,
+    /// How long records may wait in Kafka without coming to us before the process leaves; `None` is for ever.
+    pub stall: Option<Duration>,
     /// How long a shutdown may take before the process leaves anyway.
     pub shutdown_grace: Duration,
 }
@@ -43,12 +45,14 @@ impl ProcessConfig {
             reader
                 .problem("HTTP_ADDRESS", format!("expected an address and port such as 127.0.0.1:8080, got {}", shape(address)));
         }
+        let stall = reader.seconds("STALL_SECONDS", 0.0, 86_400.0);
         let shutdown_grace = reader.seconds("SHUTDOWN_GRACE_SECONDS", 1.0, 3600.0);
         Some(Self {
             log_format: log_format?,
             log_level: log_level.to_owned(),
             log_signals_per_second: log_signals_per_second?,
             http_address: http_address?,
+            stall: Some(stall?).filter(|stall| !stall.is_zero()),
             shutdown_grace: shutdown_grace?,
         })
     }

@@ -52,7 +52,7 @@ mod defaults {
         assert_eq!(config.kafka.signal_topic, "trading-signals");
         assert_eq!(config.kafka.consumer_group, "trigger-dispatcher");
         assert_eq!(config.kafka.auto_offset_reset, OffsetReset::Earliest);
-        assert_eq!(config.kafka.auto_offset_reset.as_str(), "earliest");
+        assert_eq!(config.kafka.auto_offset_reset, OffsetReset::Earliest);
         assert_eq!(config.kafka.dead_letter_topic, "trading-signals.dead-letter");
         assert!(config.kafka.properties.is_empty());
         assert_eq!((config.batch.size, config.batch.timeout), (20, Duration::from_millis(500)));
@@ -161,7 +161,7 @@ mod limits {
         }
         assert_eq!(read(&[("BATCH_FLUSH", "Window")]).batch.flush, Flush::Window);
         assert_eq!(read(&[("TRIGGER_SCOPE", "ticker")]).trigger.scope, Scope::Ticker);
-        assert_eq!(read(&[("KAFKA_AUTO_OFFSET_RESET", "latest")]).kafka.auto_offset_reset.as_str(), "latest");
+        assert_eq!(read(&[("KAFKA_AUTO_OFFSET_RESET", "latest")]).kafka.auto_offset_reset, OffsetReset::Latest);
         assert!(!read(&[("AUTO_MIGRATE", "false")]).postgres.auto_migrate);
     }
 

@@ -61,6 +61,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("EXECUTION_ACTIVE_STATUSES", Some("pending,queued,running,started,retry,monitoring,paused,awaiting_approval,communication_error,needs_reconciliation"), "names", "statuses that keep a pipeline busy; so does any unknown one"),
     variable("EXECUTION_OVER_STATUSES", Some("completed,succeeded,success,failed,failure,error,cancelled,canceled,skipped,revoked,expired,rejected"), "names", "statuses of an execution that is over"),
     variable("SHUTDOWN_GRACE_SECONDS", Some("25"), "seconds", "how long a shutdown may take"),
+    variable("STALL_SECONDS", Some("120"), "seconds, 0 = never", "leave, to be started again, when Kafka gets records and none comes for so long"),
     variable("HTTP_ADDRESS", Some("127.0.0.1:8080"), "address:port", "GET /healthz, /readyz, /metrics"),
     variable("LOG_FORMAT", Some("json"), "json|text", "how log lines look"),
     variable("LOG_SIGNALS_PER_SECOND", Some("100"), "1/s", "lines a second of each event that comes once per signal; the rest is counted"),

@@ -26,6 +26,8 @@ pub enum Arrival {
     Assigned(Vec<i32>),
     /// Records to decide.
     Batch(Batch),
+    /// Kafka has more records, and none has come for a while: the client library is stuck, and only a restart helps.
+    Stalled,
     /// No more will come.
     Ended,
 }

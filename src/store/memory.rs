@@ -41,6 +41,8 @@ pub struct Progress {
 struct Slot {
     trigger_id: Uuid,
     leased_until_ms: i64,
+    /// Whether an execution has started since, under whatever id: once that is over, so is the trigger.
+    answered: bool,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +66,13 @@ impl MemoryStore {
 
     /// A worker starts an execution.
     pub fn start_execution(&self, execution_id: Uuid, pipeline_id: Uuid, symbol: Option<&str>) {
-        self.state().active.entry(pipeline_id).or_default().push((execution_id, symbol.map(str::to_owned)));
+        // Symbols compare as tickers do.
+        let symbol = symbol.map(|symbol| symbol.trim().to_uppercase());
+        let mut state = self.state();
+        for ((pipeline, ticker), slot) in &mut state.slots {
+            slot.answered |= *pipeline == pipeline_id && is_for(symbol.as_deref(), ticker);
+        }
+        state.active.entry(pipeline_id).or_default().push((execution_id, symbol));
     }
 
     /// A worker ends an execution.
@@ -104,13 +112,14 @@ pub struct MemoryClaims {
 impl State {
     /// Whether nothing keeps the slot from a new trigger.
     fn is_idle(&self, pipeline_id: Uuid, ticker: &str, now_ms: i64) -> bool {
-        let runs = self.active.get(&pipeline_id).is_some_and(|active| {
-            active.iter().any(|(_, symbol)| ticker.is_empty() || symbol.as_deref().is_none_or(|symbol| symbol == ticker))
-        });
+        let runs = self
+            .active
+            .get(&pipeline_id)
+            .is_some_and(|active| active.iter().any(|(_, symbol)| is_for(symbol.as_deref(), ticker)));
         let held = self
             .slots
             .get(&(pipeline_id, ticker.to_owned()))
-            .is_some_and(|slot| slot.leased_until_ms > now_ms && !self.over.contains(&slot.trigger_id));
+            .is_some_and(|slot| slot.leased_until_ms > now_ms && !slot.answered && !self.over.contains(&slot.trigger_id));
         !runs && !held
     }
 
@@ -148,7 +157,7 @@ impl State {
             if known.binary_search(&position).is_ok() || !self.is_idle(wanted.pipeline_id, &wanted.ticker, now_ms) {
                 continue;
             }
-            self.slots.insert((wanted.pipeline_id, wanted.ticker.clone()), Slot { trigger_id, leased_until_ms });
+            self.slots.insert((wanted.pipeline_id, wanted.ticker.clone()), Slot { trigger_id, leased_until_ms, answered: false });
             self.triggers.insert(trigger_id, request.publication_id);
             won.push(position);
         }
@@ -182,6 +191,11 @@ impl State {
             }
         }
     }
+}
+
+/// Whether an execution for `symbol` keeps the slot of `ticker` busy. Without either, it is about the whole pipeline.
+fn is_for(symbol: Option<&str>, ticker: &str) -> bool {
+    ticker.is_empty() || symbol.is_none_or(|symbol| symbol == ticker)
 }
 
 fn positions(request: &ClaimRequest, test: impl Fn(&super::Wanted) -> bool) -> Vec<usize> {

@@ -132,7 +132,9 @@ async fn the_published_example_starts_one_task_while_one_of_three_instances_rest
     wait_for("three instances that read", 60, all_started);
     // As a producer that keys by ticker does. The instance that reads AAPL is the one that restarts.
     let reads_aapl = logs.iter().position(|log| {
-        log.events("partitions_started").pop().is_some_and(|last| last["partitions"].as_str().is_some_and(|list| list.contains("(0, ")))
+        log.events("partitions_started")
+            .pop()
+            .is_some_and(|last| last["partitions"].as_str().is_some_and(|list| list.contains("(0, ")))
     });
     let sending = async { example.send_at_their_times([0, 1, 0]).await };
     let restarting = async {

@@ -5,6 +5,7 @@ mod bad_input;
 mod conformance;
 mod crowd;
 mod example;
+mod rules;
 mod signals;
 mod statuses;
 mod support;

@@ -40,7 +40,8 @@ async fn the_same_offset_and_id_in_a_topic_read_again_start_nothing_new() {
     scene.send(&[json!({"tickers": [{"ticker": "AAPL"}]})]);
     let first = scene.enqueued(1);
     assert_eq!(first, [pipeline]);
-    over(&scene, scene.queue.tasks()[0].id, pipeline).await;
+    let started = scene.queue.tasks()[0].id;
+    over(&scene, started, pipeline).await;
     assert!(dispatcher.stop().success());
     // A group that was made anew reads everything again.
     let again = super::support::unique("group");
@@ -103,7 +104,8 @@ async fn what_a_signal_does_not_say_is_null_and_its_time_is_the_records() {
     assert!(context["signal_id"].as_str().unwrap().parse::<Uuid>().is_ok(), "derived: {context}");
     let timestamp: jiff::Timestamp = context["timestamp"].as_str().unwrap().parse().unwrap();
     assert_eq!(timestamp.as_millisecond(), now_ms);
-    let owner = scene.database.rows("select user_id::text from pipelines where id = $1", &[&pipeline]).await[0].get::<_, String>(0);
+    let owner =
+        scene.database.rows("select user_id::text from pipelines where id = $1", &[&pipeline]).await[0].get::<_, String>(0);
     assert_eq!(task.kwargs["user_id"], json!(owner));
 }
 
@@ -176,7 +178,9 @@ async fn executions_that_are_over_free_a_slot_and_older_ones_do_not() {
     let own = scene.queue.tasks().into_iter().find(|task| task.pipeline_id == by_id).unwrap();
     // Written by a worker whose clock is behind: the id tells.
     let sql = "insert into executions (id, pipeline_id, status, created_at) values ($1, $2, 'FAILED', now() + make_interval(secs => $3))";
-    for (id, pipeline, seconds) in [(own.id, by_id, -3600.0), (Uuid::new_v4(), by_later, 0.0), (Uuid::new_v4(), by_earlier, -3600.0)] {
+    for (id, pipeline, seconds) in
+        [(own.id, by_id, -3600.0), (Uuid::new_v4(), by_later, 0.0), (Uuid::new_v4(), by_earlier, -3600.0)]
+    {
         scene.database.client.execute(sql, &[&id, &pipeline, &seconds]).await.unwrap();
     }
     scene.send(&[signal("4", "OWN"), signal("5", "LATER"), signal("6", "EARLIER")]);
@@ -199,7 +203,9 @@ async fn a_final_result_in_the_result_backend_frees_a_slot() {
         scene.queue.put_result(task.id, if task.pipeline_id == done { "SUCCESS" } else { "STARTED" });
     }
     let sql = "select pipeline_id from dispatcher.slots";
-    let left = wait_until("a slot that is free", 20, async || Some(scene.database.rows(sql, &[]).await).filter(|rows| rows.len() == 1)).await;
+    let left =
+        wait_until("a slot that is free", 20, async || Some(scene.database.rows(sql, &[]).await).filter(|rows| rows.len() == 1))
+            .await;
     assert_eq!(left[0].get::<_, Uuid>(0), started);
     scene.send(&[signal("3", "STARTED"), signal("4", "DONE")]);
     let total = scene.decided(4).await;

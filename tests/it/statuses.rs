@@ -37,14 +37,15 @@ const OVER: [&str; 12] = [
 async fn one_pipeline_for_each_status(scene: &Scene) -> BTreeSet<Uuid> {
     let mut idle = BTreeSet::new();
     for (number, status) in ACTIVE.iter().chain(&OVER).enumerate() {
-        for status in [(*status).to_owned(), status.to_uppercase()] {
-            let pipeline = scene.database.pipeline(&status, &[&format!("{status}-{number}")]).await;
+        for (spelling, status) in [(*status).to_owned(), status.to_uppercase()].into_iter().enumerate() {
+            let ticker = format!("T{number}.{spelling}");
+            let pipeline = scene.database.pipeline(&status, &[&ticker]).await;
             let sql = format!("insert into executions (id, pipeline_id, status, symbol) values ($1, $2, '{status}', 'ANY')");
             scene.database.client.execute(&sql, &[&Uuid::new_v4(), &pipeline]).await.unwrap();
             if number >= ACTIVE.len() {
                 idle.insert(pipeline);
             }
-            scene.topic.send_json(0, &signal(&status, &format!("{status}-{number}")));
+            scene.topic.send_json(0, &signal(&status, &ticker));
         }
     }
     scene.topic.flush();
@@ -71,7 +72,8 @@ async fn active_statuses_keep_a_pipeline_busy_and_over_ones_do_not_whatever_thei
 #[tokio::test]
 async fn statuses_and_trigger_modes_may_be_enums() {
     let scene = Scene::new(1).await;
-    let labels: Vec<String> = ACTIVE.iter().chain(&OVER).flat_map(|status| [format!("'{status}'"), format!("'{}'", status.to_uppercase())]).collect();
+    let labels: Vec<String> =
+        ACTIVE.iter().chain(&OVER).flat_map(|status| [format!("'{status}'"), format!("'{}'", status.to_uppercase())]).collect();
     let sql = format!(
         "create type execution_status as enum ({});
          alter table executions alter status type execution_status using status::execution_status;

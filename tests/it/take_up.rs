@@ -7,9 +7,9 @@ use tokio::task::JoinSet;
 use trigger_dispatcher::intake::{PartitionSpan, Start};
 use trigger_dispatcher::rules::PartitionCounts;
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
-use trigger_dispatcher::store::sweep::take_up;
-use trigger_dispatcher::store::{ClaimRequest, Claims as _, Database, Unpublished, Verdict, Wanted, migrate};
-use trigger_dispatcher::tasks::{TriggerText, trigger_id};
+use trigger_dispatcher::store::sweep::{retry, take_up};
+use trigger_dispatcher::store::{ClaimRequest, Claims as _, Database, Verdict, Wanted, migrate};
+use trigger_dispatcher::tasks::{Publication, TriggerText, trigger_id};
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
@@ -48,7 +48,7 @@ impl World {
         }
     }
 
-    async fn take_up(&self) -> Vec<Unpublished> {
+    async fn take_up(&self) -> Vec<Publication> {
         take_up(&self.store.connect().await.unwrap(), PATIENCE, LEASE).await.unwrap()
     }
 
@@ -115,10 +115,10 @@ async fn an_unconfirmed_publication_is_taken_up_after_the_patience_whole() {
     world.age(11).await;
     let found = world.take_up().await;
     assert_eq!(found.len(), 1);
-    assert_eq!(found[0].publication.id, publication);
-    assert_eq!(found[0].pipelines, slots);
+    assert_eq!(found[0].id, publication);
+    assert_eq!(found[0].tasks.len(), 3);
     let sent = request(world.start, 0, &slots);
-    for (task, wanted) in found[0].publication.tasks.iter().zip(&sent.wanted) {
+    for (task, wanted) in found[0].tasks.iter().zip(&sent.wanted) {
         assert_eq!((task.trigger_id, &task.kwargs), (wanted.text.trigger_id, &wanted.text.kwargs), "the task is the very one");
     }
     // Its lease begins anew, everywhere: a late task must neither be thrown away nor run beside another.
@@ -126,7 +126,7 @@ async fn an_unconfirmed_publication_is_taken_up_after_the_patience_whole() {
         where s.leased_until = t.leased_until and s.leased_until > now() + interval '890 s'";
     assert_eq!(world.database.number(sql).await, 3);
     #[expect(clippy::disallowed_methods, reason = "the lease is compared with the time of day")]
-    let left = found[0].publication.expires.duration_since(jiff::Timestamp::now()).as_secs();
+    let left = found[0].expires.duration_since(jiff::Timestamp::now()).as_secs();
     assert!((870..=930).contains(&left), "{left}");
 }
 
@@ -139,7 +139,7 @@ async fn a_sweeper_that_dies_leaves_the_publication_to_the_next() {
     assert_eq!(world.take_up().await, [], "taken up a moment ago");
     world.age(11).await;
     let again = world.take_up().await;
-    assert_eq!((again.len(), again[0].publication.id, again[0].publication.tasks.len()), (1, publication, 1));
+    assert_eq!((again.len(), again[0].id, again[0].tasks.len()), (1, publication, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,7 +152,7 @@ async fn a_confirmed_publication_is_never_taken_up() {
     world.claims.confirm(with_next);
     let (unconfirmed, _) = world.publish(&pipelines(1)).await;
     world.age(100_000).await;
-    let found: Vec<_> = world.take_up().await.iter().map(|found| found.publication.id).collect();
+    let found: Vec<_> = world.take_up().await.iter().map(|found| found.id).collect();
     assert_eq!(found, [unconfirmed]);
 }
 
@@ -185,14 +185,14 @@ async fn a_slot_that_has_passed_on_is_left_alone_and_the_publication_lapses() {
 
     let found = world.take_up().await;
     assert_eq!(found.len(), 1);
-    assert_eq!((found[0].publication.id, found[0].publication.tasks.len()), (old, 0), "there is nothing to publish");
+    assert_eq!((found[0].id, found[0].tasks.len()), (old, 0), "there is nothing to publish");
     let after: (Uuid, String) = world.database.rows(holder, &[]).await.iter().map(|row| (row.get(0), row.get(1))).next().unwrap();
     assert_eq!(after, before);
     assert_eq!(world.lapsed().await, 1);
 
     // It is given up for good; the newer one is not.
     world.age(11).await;
-    let found: Vec<_> = world.take_up().await.iter().map(|found| (found.publication.id, found.publication.tasks.len())).collect();
+    let found: Vec<_> = world.take_up().await.iter().map(|found| (found.id, found.tasks.len())).collect();
     assert_eq!(found, [(new, 1)]);
 }
 
@@ -208,7 +208,8 @@ async fn what_is_left_of_a_publication_is_taken_up() {
     world.claims.flush().await.unwrap();
     let found = world.take_up().await;
     assert_eq!(found.len(), 1);
-    assert_eq!((found[0].publication.id, &found[0].pipelines), (old, &vec![slots[0], slots[2]]));
+    let left: Vec<_> = found[0].tasks.iter().map(|task| task.trigger_id).collect();
+    assert_eq!((found[0].id, left), (old, [slots[0], slots[2]].map(|slot| trigger_id(slot, "", "signal 0 0")).to_vec()));
     assert_eq!(world.lapsed().await, 0);
 }
 
@@ -234,9 +235,9 @@ async fn racing_sweepers_take_each_publication_up_once() {
         });
     }
     let found = racing.join_all().await.concat();
-    assert!(found.iter().all(|found| found.publication.tasks.len() == 3 && found.pipelines.len() == 3));
+    assert!(found.iter().all(|found| found.tasks.len() == 3));
     assert_eq!(found.len(), 120, "some were taken up twice, or not at all");
-    assert_eq!(found.iter().map(|found| found.publication.id).collect::<HashSet<_>>(), expected);
+    assert_eq!(found.iter().map(|found| found.id).collect::<HashSet<_>>(), expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -244,8 +245,11 @@ async fn sweepers_and_claimers_that_want_the_same_slots_do_not_deadlock() {
     let mut world = World::create().await;
     let slots = pipelines(120);
     // Claimed from the last to the first, so that the rows lie the other way round than claimers lock them.
-    for slot in slots.rchunks(4) {
-        world.publish(slot).await;
+    let mut triggers = Vec::new();
+    for slots in slots.rchunks(4) {
+        let signal_id = format!("signal 0 {}", world.next_offset);
+        triggers.extend(slots.iter().map(|slot| trigger_id(*slot, "", &signal_id)));
+        world.publish(slots).await;
     }
     let mut racing = JoinSet::new();
     for partition in 1..5 {
@@ -271,6 +275,14 @@ async fn sweepers_and_claimers_that_want_the_same_slots_do_not_deadlock() {
             }
         });
     }
+    let store = world.store.clone();
+    racing.spawn(async move {
+        let connection = store.connect().await.unwrap();
+        for attempt in 1..40 {
+            let seen: Vec<_> = triggers.iter().map(|id| (*id, attempt)).collect();
+            assert_eq!(retry(&connection, &seen, LEASE, 100).await.unwrap().publication.tasks.len(), 120);
+        }
+    });
     // A deadlock is an error of the one that the server chooses.
     racing.join_all().await;
 }

@@ -70,7 +70,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let workers = Workers::new(store.clone(), queue.clone(), options.seed);
     let executed = workers.counts();
     let dispatcher = Dispatcher {
-        source: KafkaSource::connect(&config.kafka, &config.batch, None)?,
+        source: KafkaSource::connect(&config.kafka, &config.batch, None, None)?,
         claims: store.claims(config.trigger.lease),
         queue,
         rules: Arc::new(ArcSwap::from_pointee(rules)),
@@ -96,7 +96,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         flow_stop.cancel();
         market
     };
-    let ((), market) = tokio::join!(dispatcher.run(), ending);
+    let (flow, market) = tokio::join!(dispatcher.run(), ending);
+    flow?;
     workers_stop.cancel();
     market.and(workers.join().await)?;
     let totals = totals();

@@ -12,6 +12,7 @@ use rdkafka::types::RDKafkaRespErr;
 use secrecy::ExposeSecret;
 
 use super::Error;
+use crate::chaos;
 use crate::config::KafkaConfig;
 use crate::telemetry::Seldom;
 
@@ -42,7 +43,8 @@ pub(super) fn consumer(kafka: &KafkaConfig) -> Result<BaseConsumer<IntakeContext
     }
     config
         .set("group.id", &kafka.consumer_group)
-        .set("auto.offset.reset", kafka.auto_offset_reset.as_str())
+        // Where to begin is never librdkafka's guess: an offset that Kafka does not have is an error (see positions.rs).
+        .set("auto.offset.reset", "error")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("partition.assignment.strategy", "range,roundrobin");
@@ -110,11 +112,13 @@ impl ConsumerContext for IntakeContext {
             if let Err(error) = consumer.assign(&TopicPartitionList::new()) {
                 tracing::error!(event = "assign_failed", %error);
             }
+            chaos::point("on_assign");
             self.changed(Change::Assigned(partitions));
         } else {
             if let Err(error) = consumer.unassign() {
                 tracing::error!(event = "unassign_failed", %error);
             }
+            chaos::point("on_revoke");
             self.changed(Change::Revoked);
         }
     }

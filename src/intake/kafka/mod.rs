@@ -4,9 +4,12 @@
 //! broker keeps sending whatever the rest of the service waits for. Assigned partitions are not read before the
 //! loop has fetched their progress from the store and says [`Source::start`].
 
+mod assignment;
 mod client;
 mod dead_letter;
+mod positions;
 mod thread;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +22,7 @@ use rdkafka::topic_partition_list::Offset;
 use tokio::sync::{mpsc, oneshot};
 
 use self::dead_letter::DeadLetters;
-use self::thread::{Command, IntakeThread};
+use self::thread::{Command, IntakeThread, Plan};
 use super::{Arrival, FlushPolicy, Offsets, Rejected, Source, Start};
 use crate::clock;
 use crate::config::{BatchConfig, KafkaConfig};
@@ -66,7 +69,12 @@ impl KafkaSource {
     ///
     /// # Errors
     /// The configuration is not librdkafka's, or the system gives no thread.
-    pub fn connect(kafka: &KafkaConfig, batch: &BatchConfig, max_age: Option<Duration>) -> Result<Self, Error> {
+    pub fn connect(
+        kafka: &KafkaConfig,
+        batch: &BatchConfig,
+        max_age: Option<Duration>,
+        stall: Option<Duration>,
+    ) -> Result<Self, Error> {
         // The dispatcher takes one arrival at a time: a second waiting one would only be an older batch.
         let (arrivals_tx, arrivals) = mpsc::channel(4);
         let (commands, commands_rx) = std::sync::mpsc::channel();
@@ -76,9 +84,8 @@ impl KafkaSource {
         let dead_letters = DeadLetters::connect(kafka)?;
         let intake = IntakeThread::new(
             consumer,
-            kafka.signal_topic.clone(),
+            Plan { topic: kafka.signal_topic.clone(), reset: kafka.auto_offset_reset, max_age, stall },
             FlushPolicy::new(batch, clock::now()),
-            max_age,
             arrivals_tx,
             commands_rx,
             Arc::clone(&wanted),

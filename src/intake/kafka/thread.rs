@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
-use rdkafka::topic_partition_list::Offset;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::assignment::Assignment;
 use super::client::{Change, IntakeContext};
+use super::watch::StallWatch;
 use crate::clock;
+use crate::config::OffsetReset;
 use crate::intake::{Arrival, Batch, Due, FlushPolicy, Record, Start};
 use crate::telemetry::Seldom;
 
@@ -37,20 +40,28 @@ pub(super) enum Command {
     Close,
 }
 
+/// What the thread is told once.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) topic: String,
+    pub(super) reset: OffsetReset,
+    /// Records older than this are stale.
+    pub(super) max_age: Option<Duration>,
+    /// How long records may wait in Kafka without coming to us.
+    pub(super) stall: Option<Duration>,
+}
+
 pub(super) struct IntakeThread {
     consumer: BaseConsumer<IntakeContext>,
     topic: String,
-    policy: FlushPolicy,
     max_age: Option<Duration>,
+    policy: FlushPolicy,
     arrivals: Sender<Arrival>,
     commands: Receiver<Command>,
     wanted: Arc<AtomicBool>,
     pending: Batch,
-    /// Partition and epoch of what we read.
-    started: Vec<(i32, i64)>,
-    /// What the group gave us and the loop has not started yet.
-    assigned: Option<Vec<i32>>,
-    announced: bool,
+    assignment: Assignment,
+    watch: StallWatch,
     full_since: Option<Instant>,
     paused: bool,
     seldom: Seldom,
@@ -59,25 +70,23 @@ pub(super) struct IntakeThread {
 impl IntakeThread {
     pub(super) fn new(
         consumer: BaseConsumer<IntakeContext>,
-        topic: String,
+        plan: Plan,
         policy: FlushPolicy,
-        max_age: Option<Duration>,
         arrivals: Sender<Arrival>,
         commands: Receiver<Command>,
         wanted: Arc<AtomicBool>,
     ) -> Self {
         Self {
             consumer,
-            topic,
+            topic: plan.topic.clone(),
+            max_age: plan.max_age,
             policy,
-            max_age,
             arrivals,
             commands,
             wanted,
             pending: Batch::default(),
-            started: Vec::new(),
-            assigned: None,
-            announced: false,
+            assignment: Assignment::new(plan.topic, plan.reset),
+            watch: StallWatch::new(plan.stall, clock::now()),
             full_since: None,
             paused: false,
             seldom: Seldom::default(),
@@ -91,7 +100,14 @@ impl IntakeThread {
             let mut close = self.arrivals.is_closed();
             for command in self.commands.try_iter().collect::<Vec<_>>() {
                 match command {
-                    Command::Start(starts) => self.start(&starts),
+                    Command::Start(starts) => {
+                        if let Some(decided) =
+                            self.assignment.start(&self.consumer, &starts, clock::now()).filter(|list| list.count() > 0)
+                        {
+                            // Kafka's offsets follow the store's, so that lag tools tell the truth after a hand-over.
+                            self.commit(&decided, CommitMode::Async);
+                        }
+                    }
                     Command::Commit(list) => {
                         self.commit(&list, CommitMode::Async);
                         last_commit = Some(list);
@@ -107,7 +123,7 @@ impl IntakeThread {
             self.hand_over();
         }
         // The asynchronous commits may still be on their way: the last one again, and wait for it.
-        if let Some(list) = last_commit.filter(|_| !self.started.is_empty()) {
+        if let Some(list) = last_commit.filter(|_| !self.assignment.reading().is_empty()) {
             self.commit(&list, CommitMode::Sync);
         }
         // Dropping the consumer leaves the group; the process has a deadline in case that hangs.
@@ -131,14 +147,13 @@ impl IntakeThread {
         let oldest_ms =
             self.max_age.map_or(i64::MIN, |age| clock::unix_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         let deadline = now + DRAIN;
+        let before = self.pending.records();
         loop {
             match self.consumer.poll(wait) {
                 None => break,
-                Some(Ok(message)) => push(&mut self.pending, &self.started, &message, oldest_ms),
+                Some(Ok(message)) => push(&mut self.pending, &self.assignment, &message, oldest_ms),
                 Some(Err(error)) => {
-                    if self.seldom.now("kafka_consume_failed") {
-                        tracing::warn!(event = "kafka_consume_failed", %error);
-                    }
+                    self.consume_failed(&error);
                     break;
                 }
             }
@@ -148,12 +163,36 @@ impl IntakeThread {
                 break;
             }
         }
+        self.watch.received(self.pending.records().saturating_sub(before));
+    }
+
+    fn consume_failed(&mut self, error: &KafkaError) {
+        if self.seldom.now("kafka_consume_failed") {
+            tracing::warn!(event = "kafka_consume_failed", %error);
+        }
+        // Kafka does not have the offset: look what it has, and stop what cannot go on.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
+            self.reopen();
+        }
+    }
+
+    /// Asks the store again from where to read; what is undecided comes again.
+    fn reopen(&mut self) {
+        self.forget();
+        self.assignment.reopen(&self.consumer);
+    }
+
+    fn forget(&mut self) {
+        self.pending = Batch::default();
+        self.full_since = None;
+        self.paused = false;
+        self.watch.reset();
     }
 
     /// How long the next poll may block.
     fn patience(&self, now: Instant) -> Duration {
         let Some(oldest) = self.pending.oldest else {
-            return if self.announced { ANSWERING } else { IDLE };
+            return if self.assignment.is_waiting() { ANSWERING } else { IDLE };
         };
         if !self.wanted.load(Ordering::Acquire) {
             return WAITING;
@@ -178,7 +217,7 @@ impl IntakeThread {
             let oldest_ms = i64::MIN;
             // Records that were fetched before the pause may still come; they are few.
             if let Some(Ok(message)) = self.consumer.poll(WAITING) {
-                push(&mut self.pending, &self.started, &message, oldest_ms);
+                push(&mut self.pending, &self.assignment, &message, oldest_ms);
             }
         }
     }
@@ -188,52 +227,18 @@ impl IntakeThread {
         for change in self.consumer.context().changes() {
             // Undecided records of a revoked partition belong to its next owner, who starts from the store's
             // progress. The protocol is eager, so a revoke takes everything.
-            self.pending = Batch::default();
-            self.started.clear();
-            self.full_since = None;
-            self.paused = false;
-            self.announced = false;
-            self.assigned = match change {
-                Change::Assigned(partitions) => Some(partitions),
-                Change::Revoked => None,
-            };
-            tracing::info!(event = "partitions_changed", assigned = ?self.assigned);
-        }
-    }
-
-    /// Reads the assigned partitions from where the store's progress ends.
-    fn start(&mut self, starts: &[Start]) {
-        let wanted = self.assigned.as_deref().unwrap_or_default();
-        if starts.len() != wanted.len() || starts.iter().any(|start| !wanted.contains(&start.partition)) {
-            // The group has moved on while the loop asked the store; it will be asked again.
-            return;
-        }
-        let mut list = TopicPartitionList::with_capacity(starts.len());
-        let mut decided = TopicPartitionList::new();
-        for start in starts {
-            // Nothing decided yet: from Kafka's committed offset, or where auto.offset.reset says.
-            let offset = start.next_offset.map_or(Offset::Stored, Offset::Offset);
-            let mut added = list.add_partition_offset(&self.topic, start.partition, offset);
-            if start.next_offset.is_some() {
-                added = added.and_then(|()| decided.add_partition_offset(&self.topic, start.partition, offset));
-            }
-            if let Err(error) = added {
-                tracing::error!(event = "start_failed", partition = start.partition, %error);
-                return;
+            self.forget();
+            match change {
+                Change::Assigned(partitions) => {
+                    tracing::info!(event = "partitions_changed", assigned = ?partitions);
+                    self.assignment.assigned(partitions);
+                }
+                Change::Revoked => self.assignment.revoked(),
             }
         }
-        if let Err(error) = self.consumer.assign(&list) {
-            tracing::error!(event = "start_failed", %error);
-            return;
+        if self.assignment.is_due_again(clock::now()) {
+            self.reopen();
         }
-        self.started = starts.iter().map(|start| (start.partition, start.epoch)).collect();
-        self.assigned = None;
-        self.announced = false;
-        if decided.count() > 0 {
-            // Kafka's offsets follow the store's, so that lag tools tell the truth after a hand-over.
-            self.commit(&decided, CommitMode::Async);
-        }
-        tracing::info!(event = "partitions_started", partitions = ?starts.iter().map(|start| (start.partition, start.next_offset)).collect::<Vec<_>>());
     }
 
     /// Gives the loop what it waits for.
@@ -241,13 +246,18 @@ impl IntakeThread {
         if !self.wanted.load(Ordering::Acquire) {
             return;
         }
-        if let Some(partitions) = self.assigned.as_ref().filter(|partitions| !self.announced && !partitions.is_empty()) {
-            if self.send(Arrival::Assigned(partitions.clone())).is_none() {
-                self.announced = true;
+        let now = clock::now();
+        if let Some(partitions) = self.assignment.unannounced(now) {
+            if self.send(Arrival::Assigned(partitions)).is_none() {
+                self.assignment.announced();
             }
             return;
         }
-        let now = clock::now();
+        if self.pending.is_empty() && self.watch.is_stalled(&self.consumer, &self.topic, self.assignment.reading(), now) {
+            tracing::error!(event = "intake_stalled", text = "Kafka gets records and none comes; leaving, to be started again");
+            self.send(Arrival::Stalled);
+            return;
+        }
         let Some(oldest) = self.pending.oldest else { return };
         if self.policy.due(self.pending.records(), oldest, now) != Due::Now {
             return;
@@ -288,10 +298,10 @@ impl IntakeThread {
     }
 }
 
-fn push(batch: &mut Batch, started: &[(i32, i64)], message: &BorrowedMessage<'_>, oldest_ms: i64) {
+fn push(batch: &mut Batch, assignment: &Assignment, message: &BorrowedMessage<'_>, oldest_ms: i64) {
     let partition = message.partition();
     // A record of a partition that we no longer read is its new owner's.
-    let Some((_, epoch)) = started.iter().find(|(started, _)| *started == partition) else { return };
+    let Some(epoch) = assignment.epoch(partition) else { return };
     let headers = || {
         message.headers().map_or_else(Vec::new, |headers| {
             headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
@@ -306,5 +316,5 @@ fn push(batch: &mut Batch, started: &[(i32, i64)], message: &BorrowedMessage<'_>
         payload: message.payload(),
         headers: &headers,
     };
-    batch.push(&record, *epoch, oldest_ms, clock::now());
+    batch.push(&record, epoch, oldest_ms, clock::now());
 }

@@ -1,1 +1,452 @@
+use std::collections::{BTreeMap, BTreeSet};
 
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::super::rule::{Rule, Subscription};
+use super::*;
+use crate::intake::Record;
+
+fn pipeline(number: u128, tickers: &[&str]) -> Rule {
+    let tickers = tickers.iter().map(|ticker| (*ticker).to_owned()).collect();
+    Rule { pipeline_id: Uuid::from_u128(number), user_id: Some(format!("user-{number}")), tickers, subscriptions: Vec::new() }
+}
+
+fn subscribed(number: u128, tickers: &[&str], subscriptions: &[Subscription]) -> Rule {
+    Rule { subscriptions: subscriptions.to_vec(), ..pipeline(number, tickers) }
+}
+
+/// A signal about tickers, each with a confidence.
+fn signal(tickers: &[(&str, Option<f64>)]) -> Value {
+    let tickers: Vec<_> =
+        tickers.iter().map(|(ticker, confidence)| json!({"ticker": ticker, "confidence": confidence})).collect();
+    json!({"signal_type": "golden_cross", "tickers": tickers, "metadata": {"timeframe": "1d"}})
+}
+
+fn about(tickers: &[&str]) -> Value {
+    signal(&tickers.iter().map(|ticker| (*ticker, None)).collect::<Vec<_>>())
+}
+
+/// Signals on partition 0, in order.
+fn batch(signals: &[Value]) -> Batch {
+    partitioned(signals.iter().map(|signal| (0, signal.clone())))
+}
+
+fn partitioned(signals: impl IntoIterator<Item = (i32, Value)>) -> Batch {
+    let mut batch = Batch::default();
+    for (offset, (partition, signal)) in (0..).zip(signals) {
+        let payload = signal.to_string();
+        let record = Record { partition, offset, time_ms: 0, key: None, payload: Some(payload.as_bytes()), headers: &Vec::new };
+        batch.push(&record, 1, 0, crate::clock::now());
+    }
+    assert!(batch.rejected().is_empty(), "{:?}", batch.rejected());
+    batch
+}
+
+/// A slot as people name it, and what leads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Slot {
+    pipeline: u128,
+    /// Only where a slot is a (pipeline, ticker).
+    ticker: Option<String>,
+    signal: u32,
+    tickers: Vec<String>,
+    shared: bool,
+}
+
+fn slots(batch: &Batch, matches: &Matches) -> Vec<Slot> {
+    let tickers = |candidate: &Candidate| {
+        let mentions = candidate.mentions.iter();
+        mentions.map(|mention| batch.text(batch.mention(*mention).ticker).to_owned()).collect::<Vec<_>>()
+    };
+    let candidates = matches.candidates.iter();
+    candidates
+        .map(|candidate| Slot {
+            pipeline: matches.rules.pipeline_id(candidate.pipeline).as_u128(),
+            ticker: (candidate.ticker != WHOLE).then(|| tickers(candidate).remove(0)),
+            signal: candidate.signal,
+            tickers: tickers(candidate),
+            shared: candidate.shared,
+        })
+        .collect()
+}
+
+fn matched(rules: &[Rule], batch: &Batch, scope: Scope) -> Matches {
+    Arc::new(RuleSet::new(rules.to_vec())).match_batch(batch, scope, &HashSet::new())
+}
+
+fn pipelines(rules: &[Rule], signals: &[Value]) -> Vec<u128> {
+    let batch = batch(signals);
+    slots(&batch, &matched(rules, &batch, Scope::Pipeline)).into_iter().map(|slot| slot.pipeline).collect()
+}
+
+fn counts(unmatched: i64, merged: i64, redelivered: i64) -> PartitionCounts {
+    PartitionCounts { unmatched, merged, redelivered }
+}
+
+mod examples {
+    use super::*;
+
+    #[test]
+    fn the_published_example_wants_each_pipeline_once() {
+        let rules = [pipeline(123, &["AAPL"]), pipeline(456, &["MSFT"])];
+        let batch = batch(&[about(&["AAPL"]), about(&["MSFT"]), about(&["AAPL"])]);
+        let matches = matched(&rules, &batch, Scope::Pipeline);
+        let slot = |pipeline, signal, ticker: &str, shared| Slot {
+            pipeline,
+            ticker: None,
+            signal,
+            tickers: vec![ticker.to_owned()],
+            shared,
+        };
+        assert_eq!(slots(&batch, &matches), [slot(123, 0, "AAPL", true), slot(456, 1, "MSFT", false)]);
+        assert_eq!((matches.counts[&0], matches.pairs), (counts(0, 1, 0), 3));
+    }
+
+    #[test]
+    fn a_signal_that_nobody_watches_is_unmatched_and_counted_by_partition() {
+        let rules = [pipeline(1, &["AAPL"])];
+        let batch = partitioned([(4, about(&["MSFT"])), (4, about(&["GOOG"])), (9, about(&["AAPL"]))]);
+        let matches = matched(&rules, &batch, Scope::Pipeline);
+        assert_eq!((matches.counts[&4], matches.counts[&9]), (counts(2, 0, 0), counts(0, 0, 0)));
+        assert_eq!(matches.candidates.len(), 1);
+    }
+
+    #[test]
+    fn without_rules_everything_is_unmatched() {
+        let batch = batch(&[about(&["AAPL"]), about(&["MSFT"])]);
+        let matches = matched(&[], &batch, Scope::Ticker);
+        assert_eq!((matches.candidates.len(), matches.counts[&0], matches.pairs), (0, counts(2, 0, 0), 0));
+    }
+
+    #[test]
+    fn one_trigger_of_a_pipeline_names_all_tickers_that_matched_in_the_batch_each_once() {
+        let rules = [pipeline(1, &["AAPL", "MSFT", "GOOG"])];
+        let batch = batch(&[about(&["MSFT", "XYZ", "MSFT"]), about(&["AAPL", "MSFT"])]);
+        let slots = slots(&batch, &matched(&rules, &batch, Scope::Pipeline));
+        assert_eq!(slots[0].tickers, ["MSFT", "AAPL"]);
+    }
+
+    #[test]
+    fn a_slot_of_the_ticker_scope_has_one_ticker() {
+        let rules = [pipeline(1, &["AAPL", "MSFT"]), pipeline(2, &["MSFT"])];
+        let batch = batch(&[about(&["MSFT", "AAPL"])]);
+        let matches = matched(&rules, &batch, Scope::Ticker);
+        let names: Vec<_> =
+            slots(&batch, &matches).into_iter().map(|slot| (slot.pipeline, slot.ticker.unwrap(), slot.tickers.len())).collect();
+        assert_eq!(names, [(1, "AAPL".to_owned(), 1), (1, "MSFT".to_owned(), 1), (2, "MSFT".to_owned(), 1)]);
+        assert_eq!((matches.counts[&0], matches.pairs), (counts(0, 0, 0), 3));
+    }
+
+    #[test]
+    fn a_signal_that_leads_one_slot_and_joins_another_is_not_merged() {
+        let rules = [pipeline(1, &["AAPL"]), pipeline(2, &["AAPL", "MSFT"])];
+        let batch = batch(&[about(&["MSFT"]), about(&["AAPL"]), about(&["AAPL"])]);
+        let matches = matched(&rules, &batch, Scope::Pipeline);
+        assert_eq!(matches.counts[&0], counts(0, 1, 0));
+    }
+
+    #[test]
+    fn slots_are_claimed_in_the_order_of_their_ids_whatever_came_first() {
+        let rules = [pipeline(3, &["C", "A"]), pipeline(1, &["C"]), pipeline(2, &["B", "A"])];
+        let batch = batch(&[about(&["C"]), about(&["B"]), about(&["A"])]);
+        assert_eq!(pipelines(&rules, &[about(&["C", "B", "A"])]), [1, 2, 3]);
+        let slots = slots(&batch, &matched(&rules, &batch, Scope::Ticker));
+        let order: Vec<_> = slots.iter().map(|slot| (slot.pipeline, slot.ticker.as_deref().unwrap())).collect();
+        assert_eq!(order, [(1, "C"), (2, "A"), (2, "B"), (3, "A"), (3, "C")]);
+    }
+
+    #[test]
+    fn a_very_wide_match_names_256_tickers_and_still_counts_as_one() {
+        let names: Vec<_> = (0..300).map(|number| format!("T{number}")).collect();
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let batch = batch(&[about(&names)]);
+        let matches = matched(&[pipeline(1, &names)], &batch, Scope::Pipeline);
+        assert_eq!((matches.candidates[0].mentions.len(), matches.pairs), (256, 1));
+        assert_eq!(matched(&[pipeline(1, &names)], &batch, Scope::Ticker).candidates.len(), 300);
+    }
+
+    #[test]
+    fn a_pipeline_knows_its_owner() {
+        let rules = RuleSet::new(vec![pipeline(2, &["A"]), pipeline(1, &["A", "B"])]);
+        assert_eq!((rules.user_id(0), rules.user_id(1)), (Some("user-1"), Some("user-2")));
+        assert_eq!((rules.len(), rules.tickers(), rules.is_empty()), (2, 2, false));
+    }
+}
+
+mod redelivery {
+    use super::*;
+
+    fn skipping(signals: &[Value], scope: Scope, skips: &[Skip]) -> (Vec<Slot>, PartitionCounts) {
+        let rules = Arc::new(RuleSet::new(vec![pipeline(1, &["AAPL", "MSFT"]), pipeline(2, &["AAPL"])]));
+        let batch = batch(signals);
+        let matches = rules.match_batch(&batch, scope, &skips.iter().copied().collect());
+        (slots(&batch, &matches), matches.counts[&0])
+    }
+
+    fn skip(pipeline: u32, signal: u32) -> Skip {
+        Skip { pipeline, ticker: WHOLE, signal }
+    }
+
+    #[test]
+    fn a_signal_that_the_ledger_knows_for_all_its_slots_is_redelivered() {
+        let (slots, count) = skipping(&[about(&["AAPL"])], Scope::Pipeline, &[skip(0, 0), skip(1, 0)]);
+        assert_eq!((slots.len(), count), (0, counts(0, 0, 1)));
+    }
+
+    #[test]
+    fn the_next_signal_leads_where_the_first_is_known() {
+        let (slots, count) = skipping(&[about(&["AAPL"]), about(&["AAPL"])], Scope::Pipeline, &[skip(0, 0), skip(1, 0)]);
+        assert_eq!(
+            slots.iter().map(|slot| (slot.pipeline, slot.signal, slot.shared)).collect::<Vec<_>>(),
+            [(1, 1, false), (2, 1, false)]
+        );
+        assert_eq!(count, counts(0, 0, 1));
+    }
+
+    #[test]
+    fn a_signal_that_is_known_for_one_slot_and_leads_another_is_not_redelivered() {
+        let (slots, count) = skipping(&[about(&["AAPL"])], Scope::Pipeline, &[skip(0, 0)]);
+        assert_eq!((slots.len(), slots[0].pipeline, count), (1, 2, counts(0, 0, 0)));
+    }
+
+    #[test]
+    fn a_known_signal_lends_no_tickers_to_the_one_that_leads() {
+        let (slots, _) = skipping(&[about(&["MSFT"]), about(&["AAPL"])], Scope::Pipeline, &[skip(0, 0)]);
+        assert_eq!((slots[0].pipeline, &slots[0].tickers), (1, &vec!["AAPL".to_owned()]));
+    }
+
+    #[test]
+    fn in_the_ticker_scope_only_the_known_ticker_is_skipped() {
+        let rules = Arc::new(RuleSet::new(vec![pipeline(1, &["AAPL", "MSFT"])]));
+        let batch = batch(&[about(&["AAPL", "MSFT"])]);
+        let first = rules.match_batch(&batch, Scope::Ticker, &HashSet::new());
+        let known = Skip { pipeline: 0, ticker: first.candidates[0].ticker, signal: 0 };
+        let matches = rules.match_batch(&batch, Scope::Ticker, &[known].into());
+        assert_eq!(slots(&batch, &matches)[0].ticker.as_deref(), Some("MSFT"));
+        assert_eq!((matches.candidates.len(), matches.counts[&0]), (1, counts(0, 0, 0)));
+    }
+}
+
+mod subscriptions {
+    use super::*;
+
+    fn typed(signal_type: &str) -> Subscription {
+        Subscription { signal_type: Some(signal_type.to_owned()), ..Subscription::default() }
+    }
+
+    fn confident(least: f64) -> Subscription {
+        Subscription { min_confidence: Some(least), ..Subscription::default() }
+    }
+
+    fn framed(timeframe: &str) -> Subscription {
+        Subscription { timeframe: Some(timeframe.to_owned()), ..Subscription::default() }
+    }
+
+    fn accepts(subscriptions: &[Subscription], signal: Value) -> bool {
+        !pipelines(&[subscribed(1, &["AAPL"], subscriptions)], &[signal]).is_empty()
+    }
+
+    #[test]
+    fn without_one_every_type_is_accepted() {
+        assert!(accepts(&[], json!({"tickers": [{"ticker": "AAPL"}]})));
+        assert!(accepts(&[Subscription::default()], about(&["AAPL"])));
+    }
+
+    #[test]
+    fn a_type_is_compared_as_it_is_written() {
+        assert!(accepts(&[typed("golden_cross")], about(&["AAPL"])));
+        assert!(!accepts(&[typed("Golden_Cross")], about(&["AAPL"])));
+        assert!(!accepts(&[typed("golden_cross")], json!({"tickers": [{"ticker": "AAPL"}]})));
+    }
+
+    #[test]
+    fn a_minimum_is_met_exactly_and_never_by_a_missing_confidence() {
+        for (confidence, met) in [(Some(80.0), true), (Some(79.999), false), (None, false), (Some(1e300), true)] {
+            assert_eq!(accepts(&[confident(80.0)], signal(&[("AAPL", confidence)])), met, "{confidence:?}");
+        }
+    }
+
+    #[test]
+    fn the_confidence_that_counts_is_the_tickers_own() {
+        let rules = [subscribed(1, &["AAPL", "MSFT"], &[confident(80.0)])];
+        let batch = batch(&[signal(&[("AAPL", Some(10.0)), ("MSFT", Some(90.0)), ("GOOG", Some(99.0))])]);
+        assert_eq!(slots(&batch, &matched(&rules, &batch, Scope::Pipeline))[0].tickers, ["MSFT"]);
+    }
+
+    #[test]
+    fn a_subscription_without_a_timeframe_accepts_every_timeframe_and_one_with_needs_it() {
+        let without = json!({"signal_type": "golden_cross", "tickers": [{"ticker": "AAPL"}]});
+        assert!(accepts(&[typed("golden_cross")], without.clone()));
+        assert!(!accepts(&[framed("1d")], without));
+        assert!(accepts(&[framed("1d")], about(&["AAPL"])));
+        assert!(accepts(&[framed("1d")], json!({"tickers": [{"ticker": "AAPL"}], "metadata": {"timeframe": " 1d "}})));
+        assert!(!accepts(&[framed("1h")], about(&["AAPL"])));
+        assert!(!accepts(&[framed("1")], json!({"tickers": [{"ticker": "AAPL"}], "metadata": {"timeframe": 1}})));
+    }
+
+    #[test]
+    fn one_subscription_must_accept_all_of_it_and_any_one_is_enough() {
+        let both = Subscription { min_confidence: Some(80.0), ..typed("golden_cross") };
+        assert!(!accepts(&[both.clone(), typed("death_cross")], signal(&[("AAPL", Some(50.0))])));
+        assert!(accepts(&[typed("death_cross"), both], signal(&[("AAPL", Some(80.0))])));
+    }
+}
+
+/// Looks at every pipeline for every signal, as the service that we replace did, but says what should come out.
+mod oracle {
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    pub(super) struct Expected {
+        pub(super) slots: Vec<Slot>,
+        pub(super) counts: BTreeMap<i32, (i64, i64, i64)>,
+        pub(super) pairs: u64,
+    }
+
+    /// A (pipeline, ticker if the scope has it, signal) that must not lead.
+    pub(super) type Known = BTreeSet<(u128, Option<String>, u32)>;
+
+    pub(super) fn expected(rules: &[Rule], signals: &[(i32, Value)], scope: Scope, known: &Known) -> Expected {
+        let mut slots: BTreeMap<(u128, Option<String>), Slot> = BTreeMap::new();
+        let mut expected = Expected { slots: Vec::new(), counts: BTreeMap::new(), pairs: 0 };
+        for (position, (partition, signal)) in (0..).zip(signals) {
+            let mut wanted: BTreeMap<(u128, Option<String>), Vec<String>> = BTreeMap::new();
+            for rule in rules {
+                for mention in signal["tickers"].as_array().unwrap() {
+                    let ticker = mention["ticker"].as_str().unwrap().to_owned();
+                    if rule.tickers.contains(&ticker) && accepts(rule, signal, mention) {
+                        let key = (rule.pipeline_id.as_u128(), (scope == Scope::Ticker).then(|| ticker.clone()));
+                        wanted.entry(key).or_default().push(ticker);
+                    }
+                }
+            }
+            let (mut leads, mut merges) = (false, false);
+            for ((pipeline, slot_ticker), tickers) in &wanted {
+                if known.contains(&(*pipeline, slot_ticker.clone(), position)) {
+                    continue;
+                }
+                expected.pairs += 1;
+                let key = (*pipeline, slot_ticker.clone());
+                let is_first = !slots.contains_key(&key);
+                let slot = slots.entry(key).or_insert_with(|| Slot {
+                    pipeline: *pipeline,
+                    ticker: slot_ticker.clone(),
+                    signal: position,
+                    tickers: Vec::new(),
+                    shared: false,
+                });
+                leads |= is_first;
+                merges |= !is_first;
+                slot.shared |= !is_first;
+                for ticker in tickers {
+                    if !slot.tickers.contains(ticker) {
+                        slot.tickers.push(ticker.clone());
+                    }
+                }
+            }
+            let count = expected.counts.entry(*partition).or_default();
+            match (wanted.is_empty(), leads, merges) {
+                (true, ..) => count.0 += 1,
+                (_, true, _) => {}
+                (_, _, true) => count.1 += 1,
+                _ => count.2 += 1,
+            }
+        }
+        expected.slots = slots.into_values().collect();
+        expected
+    }
+
+    fn accepts(rule: &Rule, signal: &Value, mention: &Value) -> bool {
+        let meets = |subscription: &Subscription| {
+            let is_type = subscription.signal_type.as_ref().is_none_or(|wanted| signal["signal_type"] == wanted.as_str());
+            let is_sure = subscription
+                .min_confidence
+                .is_none_or(|least| mention["confidence"].as_f64().is_some_and(|found| found >= least));
+            let is_frame =
+                subscription.timeframe.as_ref().is_none_or(|wanted| signal["metadata"]["timeframe"] == wanted.as_str());
+            is_type && is_sure && is_frame
+        };
+        rule.subscriptions.is_empty() || rule.subscriptions.iter().any(meets)
+    }
+}
+
+mod random {
+    use super::oracle::{Known, expected};
+    use super::*;
+
+    const TICKERS: [&str; 6] = ["A", "AA", "B", "MÜNCH", "C", "D"];
+
+    fn rule() -> impl Strategy<Value = (Vec<String>, Vec<Subscription>)> {
+        let subscription = (prop::option::of(0..3_usize), prop::option::of(0..4_u8), prop::option::of(0..3_usize)).prop_map(
+            |(kind, least, frame)| Subscription {
+                signal_type: kind.map(|kind| ["golden_cross", "death_cross", "news"][kind].to_owned()),
+                min_confidence: least.map(|least| f64::from(least) * 25.0),
+                timeframe: frame.map(|frame| ["1d", "1h", "5m"][frame].to_owned()),
+            },
+        );
+        (prop::collection::btree_set(0..TICKERS.len(), 0..4), prop::collection::vec(subscription, 0..3)).prop_map(
+            |(tickers, subscriptions)| (tickers.into_iter().map(|ticker| TICKERS[ticker].to_owned()).collect(), subscriptions),
+        )
+    }
+
+    fn signal() -> impl Strategy<Value = (i32, Value)> {
+        let mention = (0..TICKERS.len() + 1, prop::option::of(0..5_u8)).prop_map(|(ticker, quarter)| {
+            let confidence = quarter.map(|quarter| f64::from(quarter) * 25.0);
+            json!({"ticker": TICKERS.get(ticker).unwrap_or(&"NOBODY"), "confidence": confidence})
+        });
+        let kind = prop::option::of(prop::sample::select(vec!["golden_cross", "death_cross"]));
+        let frame = prop::option::of(prop::sample::select(vec!["1d", "1h"]));
+        (0..3, prop::collection::vec(mention, 1..4), kind, frame).prop_map(|(partition, tickers, kind, frame)| {
+            (partition, json!({"signal_type": kind, "tickers": tickers, "metadata": {"timeframe": frame}}))
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1_500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_index_finds_what_a_scan_of_all_pipelines_finds(
+            rules in prop::collection::vec(rule(), 0..12),
+            order in any::<u64>(),
+            signals in prop::collection::vec(signal(), 1..25),
+            is_ticker_scope in any::<bool>(),
+            chances in prop::collection::vec(any::<u8>(), 64),
+        ) {
+            let scope = if is_ticker_scope { Scope::Ticker } else { Scope::Pipeline };
+            // Ids in another order than that of arrival.
+            let rules: Vec<_> = (0_u64..).zip(rules).map(|(number, (tickers, subscriptions))| {
+                let id = u128::from(number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ order) << 8;
+                Rule { pipeline_id: Uuid::from_u128(id), user_id: None, tickers, subscriptions }
+            }).collect();
+            let batch = partitioned(signals.iter().cloned());
+            let set = Arc::new(RuleSet::new(rules.clone()));
+
+            // What the ledger knows: some of the slots, each for some signals.
+            let all = set.match_batch(&batch, scope, &HashSet::new());
+            let (mut skips, mut known) = (HashSet::new(), Known::new());
+            for (at, (candidate, slot)) in all.candidates.iter().zip(slots(&batch, &all)).enumerate() {
+                for signal in 0..u32::try_from(signals.len()).unwrap() {
+                    if chances[(at * 7 + signal as usize) % chances.len()] < 60 {
+                        skips.insert(Skip { pipeline: candidate.pipeline, ticker: candidate.ticker, signal });
+                        known.insert((slot.pipeline, slot.ticker.clone(), signal));
+                    }
+                }
+            }
+            for (skips, known) in [(HashSet::new(), Known::new()), (skips, known)] {
+                let matches = set.match_batch(&batch, scope, &skips);
+                let expected = expected(&rules, &signals, scope, &known);
+                prop_assert_eq!(slots(&batch, &matches), expected.slots);
+                let counts: BTreeMap<_, _> = matches.counts.iter().map(|(partition, count)| (*partition, (count.unmatched, count.merged, count.redelivered))).collect();
+                prop_assert_eq!(&counts, &expected.counts);
+                prop_assert_eq!(matches.pairs, expected.pairs);
+
+                // What the sums in SQL rest on: a signal leads, or it is counted once.
+                let leaders: BTreeSet<_> = matches.candidates.iter().map(|candidate| candidate.signal).collect();
+                let counted: i64 = counts.values().map(|(unmatched, merged, redelivered)| unmatched + merged + redelivered).sum();
+                prop_assert_eq!(leaders.len() + usize::try_from(counted).unwrap(), signals.len());
+            }
+        }
+    }
+}

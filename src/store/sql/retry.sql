@@ -9,7 +9,8 @@ held as materialized (
     from dispatcher.triggers t
     join seen using (trigger_id, attempt)
     join dispatcher.slots s on s.trigger_id = t.trigger_id and s.pipeline_id = t.pipeline_id and s.ticker = t.ticker
-    order by t.trigger_id
+    -- in the order of claims, against deadlocks
+    order by s.pipeline_id, s.ticker
     for update of t, s
 ),
 again as (

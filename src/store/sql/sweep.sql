@@ -11,12 +11,21 @@ due as materialized (
     limit 50
     for update skip locked
 ),
+-- Locked in the order in which claims lock them: in any other, the two deadlock.
+held as materialized (
+    select s.pipeline_id, s.ticker, t.publication_id, t.trigger_id
+    from due
+    join dispatcher.triggers t using (publication_id)
+    join dispatcher.slots s on s.pipeline_id = t.pipeline_id and s.ticker = t.ticker and s.trigger_id = t.trigger_id
+    order by s.pipeline_id, s.ticker
+    for update of s
+),
 renewed as (
     update dispatcher.slots s
     set leased_until = now() + make_interval(secs => $2::float8)
-    from dispatcher.triggers t join due using (publication_id)
-    where s.pipeline_id = t.pipeline_id and s.ticker = t.ticker and s.trigger_id = t.trigger_id
-    returning t.publication_id, t.trigger_id
+    from held
+    where s.pipeline_id = held.pipeline_id and s.ticker = held.ticker and s.trigger_id = held.trigger_id
+    returning held.publication_id, held.trigger_id
 ),
 noted as (
     update dispatcher.triggers t

@@ -35,8 +35,17 @@ impl Finished {
         };
         let over = finished(results, &tasks).await?;
         if !over.is_empty() {
-            // By trigger: a slot that has passed on meanwhile is not touched.
-            connection.query("delete from dispatcher.slots where trigger_id = any ($1::uuid[])", &[&over]).await?;
+            // By trigger: a slot that has passed on meanwhile is not touched. Locked in the order of claims, against deadlocks.
+            connection
+                .query(
+                    "with held as materialized (
+                         select pipeline_id, ticker from dispatcher.slots where trigger_id = any ($1::uuid[])
+                         order by pipeline_id, ticker for update
+                     )
+                     delete from dispatcher.slots s using held h where s.pipeline_id = h.pipeline_id and s.ticker = h.ticker",
+                    &[&over],
+                )
+                .await?;
         }
         Ok(())
     }

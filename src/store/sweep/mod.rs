@@ -28,6 +28,8 @@ pub use unstarted::{Retried, retry, unstarted};
 
 /// How often we look.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// Rounds between two looks at tasks that never started: they are minutes old, and statements are counted.
+const RETRY_EVERY: u32 = 5;
 /// A publication is left to its own instance for this long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -55,6 +57,7 @@ pub struct Sweeper {
     metrics: Arc<Metrics>,
     connection: Option<Connection>,
     finished: Finished,
+    rounds: u32,
 }
 
 impl Sweeper {
@@ -66,7 +69,7 @@ impl Sweeper {
         terms: TriggerConfig,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { database, queue, results, terms, metrics, connection: None, finished: Finished::default() }
+        Self { database, queue, results, terms, metrics, connection: None, finished: Finished::default(), rounds: 0 }
     }
 
     /// Sweeps until told to stop.
@@ -105,7 +108,10 @@ impl Sweeper {
         if let Some(results) = &mut self.results {
             self.finished.release(&connection, results).await?;
         }
-        self.retry_unstarted(&connection).await?;
+        if self.rounds % RETRY_EVERY == 0 {
+            self.retry_unstarted(&connection).await?;
+        }
+        self.rounds = self.rounds.wrapping_add(1);
         self.connection = Some(connection);
         Ok(())
     }

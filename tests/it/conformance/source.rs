@@ -115,7 +115,7 @@ impl World for Kafka {
     }
 
     fn join(&self, batch: &BatchConfig) -> KafkaSource {
-        KafkaSource::connect(&self.config, batch, None).unwrap()
+        KafkaSource::connect(&self.config, batch, None, None).unwrap()
     }
 
     fn produce(&self, partition: i32, records: Vec<MemoryRecord>) {
@@ -381,7 +381,7 @@ async fn cancelling_the_wait_loses_nothing<W: World>(world: &W) {
                 source.start(&[new(0), new(1)]).await.unwrap();
             }
             Some(Arrival::Batch(batch)) => read.add(&batch),
-            Some(Arrival::Ended) => panic!("ended"),
+            Some(Arrival::Ended | Arrival::Stalled) => panic!("ended"),
         }
         if announced == 1 && sent < 20 {
             produce(world, 1, sent..sent + 1);
@@ -439,7 +439,7 @@ impl<S: Source> Member<S> {
                     self.source.commit(&batch.offsets).await.unwrap();
                 }
             }
-            Ok(Arrival::Ended) => panic!("ended"),
+            Ok(Arrival::Ended | Arrival::Stalled) => panic!("ended"),
             Err(_) => {}
         }
     }

@@ -1,0 +1,32 @@
+-- The rights that `trigger-dispatcher run` needs in PostgreSQL, and no more. Run it in the platform's database, as the owner of
+-- its tables, after `trigger-dispatcher migrate` has made the schema `dispatcher` as that same owner. Safe to run again: do so
+-- after every migration.
+--
+-- The rights belong to a role that nobody logs in as. Give the service a login of its own in it:
+--     create role dispatcher_1 login password '…' in role trigger_dispatcher;
+-- The service must not be able to change the platform's tables or to make objects: it runs no migration (it finds the schema up
+-- to date, or says which version it needs), and the platform's tables are read only to it.
+do $$
+begin
+    -- Roles belong to the whole server, not to a database.
+    create role trigger_dispatcher nologin;
+exception
+    when duplicate_object or unique_violation then null;
+end $$;
+
+-- The platform. A grant on columns is enough where a table holds what the dispatcher should not see: of pipelines it reads id,
+-- user_id, is_active, trigger_mode, scanner_tickers, scanner_id and signal_subscriptions; of executions id, pipeline_id, status,
+-- symbol and created_at; of scanners id and config.
+grant select on pipelines, executions to trigger_dispatcher;
+do $$
+begin
+    if to_regclass('scanners') is not null then
+        grant select on scanners to trigger_dispatcher;
+    end if;
+end $$;
+
+-- Our own schema. Nothing of the ledger is ever deleted by the service.
+grant usage on schema dispatcher to trigger_dispatcher;
+grant select on dispatcher.schema_versions to trigger_dispatcher;
+grant select, insert, update on dispatcher.triggers, dispatcher.publications, dispatcher.progress to trigger_dispatcher;
+grant select, insert, update, delete on dispatcher.slots to trigger_dispatcher;
