@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::{demo, health};
+use crate::commands::{dead_letters, demo, health, offsets};
 use crate::config::{Config, Environment, Problems, env_example, help};
 use crate::store::{Database, migrate};
 use crate::{app, supervise, telemetry};
@@ -31,6 +31,12 @@ enum Command {
     Migrate,
     /// Show the whole job with nothing installed: Kafka, store, queue and workers within this process.
     Demo(demo::Options),
+    /// Show where each partition is, and say where a stopped one goes on.
+    #[command(subcommand)]
+    Offsets(offsets::Offsets),
+    /// List records that were bad, or send them again.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLetters),
     /// Ask the running service for its health (GET /healthz at HTTP_ADDRESS); for container health checks.
     Health,
     /// Print every variable with its default, as .env.example has it.
@@ -79,6 +85,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Demo(options) => runtime.block_on(demo::run(options)),
+        Command::Offsets(command) => runtime.block_on(async { offsets::run(&configuration()?, &command).await }),
+        Command::DeadLetters(command) => runtime.block_on(async { dead_letters::run(&configuration()?, &command).await }),
         Command::Health => runtime.block_on(health::run(&configuration()?)),
         Command::Migrate => runtime.block_on(async {
             let migrated = migrate::migrate(&Database::new(&configuration()?.postgres)).await?;

@@ -74,3 +74,81 @@ pub async fn until_done<T, E: Display>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_waits_grow_from_a_blink_to_two_seconds_and_never_beyond() {
+        let mut backoff = Backoff::new("test");
+        for failure in 0..40 {
+            let most = Duration::from_millis(50 << failure.min(6)).min(Duration::from_secs(2));
+            let wait = backoff.failed(&"down");
+            assert!(wait >= most / 2 && wait <= most, "failure {failure}: {wait:?}, at most {most:?}");
+        }
+    }
+
+    #[test]
+    fn an_outage_of_any_length_keeps_its_longest_wait() {
+        let mut backoff = Backoff { attempts: u32::MAX - 1, ..Backoff::new("test") };
+        for _ in 0..3 {
+            assert!(backoff.failed(&"down") >= Duration::from_secs(1));
+        }
+    }
+
+    #[test]
+    fn after_a_success_the_waits_begin_anew() {
+        let mut backoff = Backoff::new("test");
+        for _ in 0..20 {
+            backoff.failed(&"down");
+        }
+        backoff.recovered();
+        assert!(backoff.failed(&"down") <= Duration::from_millis(50));
+    }
+
+    #[test]
+    fn two_instances_do_not_come_back_in_step() {
+        let waits = || -> Vec<_> {
+            let mut backoff = Backoff::new("test");
+            (0..20).map(|_| backoff.failed(&"down")).collect()
+        };
+        assert_ne!(waits(), waits());
+    }
+
+    #[tokio::test]
+    async fn work_is_repeated_until_it_succeeds() {
+        let mut failures = 2;
+        let work = async || {
+            if failures == 0 {
+                return Ok("done");
+            }
+            failures -= 1;
+            Err("down")
+        };
+        let mut backoff = Backoff::new("test");
+        assert_eq!(until_done(&mut backoff, &CancellationToken::new(), work).await, Ok("done"));
+        assert_eq!((failures, backoff.attempts), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_stop_ends_the_waiting_but_lets_the_attempt_under_way_finish() {
+        let stop = CancellationToken::new();
+        let mut attempts = 0;
+        let work = async || {
+            attempts += 1;
+            stop.cancel();
+            tokio::task::yield_now().await;
+            Err::<(), _>("down")
+        };
+        assert_eq!(until_done(&mut Backoff::new("test"), &stop, work).await, Err(Stopped));
+        assert_eq!(attempts, 1);
+    }
+
+    #[tokio::test]
+    async fn work_that_succeeds_is_done_even_after_a_stop() {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        assert_eq!(until_done(&mut Backoff::new("test"), &stop, async || Ok::<_, &str>(7)).await, Ok(7));
+    }
+}

@@ -29,13 +29,7 @@ pub(crate) struct Setting {
 
 impl Setting {
     /// `changes` are variables that differ from the defaults.
-    pub(crate) fn new(
-        services: &Services,
-        platform: &Platform,
-        topic: &Topic,
-        name: &str,
-        changes: &[(String, String)],
-    ) -> Self {
+    pub(crate) fn new(services: &Services, platform: &Platform, topic: &Topic, name: &str, changes: &[(String, String)]) -> Self {
         let own = [
             ("KAFKA_BOOTSTRAP_SERVERS", services.kafka.clone()),
             ("KAFKA_SIGNAL_TOPIC", topic.name.clone()),

@@ -67,7 +67,8 @@ mod defaults {
         assert_eq!((config.postgres.port, config.postgres.database.as_str()), (5432, "platform"));
         assert_eq!((config.postgres.ssl_root_certificate, config.postgres.auto_migrate), (None, true));
         assert_eq!(config.trigger.scope, Scope::Pipeline);
-        assert_eq!(config.trigger.lease, Duration::from_mins(15));
+        assert_eq!((config.trigger.lease, config.trigger.start_timeout), (Duration::from_mins(15), Duration::from_mins(2)));
+        assert_eq!((config.trigger.max_attempts, config.trigger.worker_guard), (3, WorkerGuard::Auto));
         assert_eq!(config.trigger.max_signal_age, Some(Duration::from_hours(24)));
         assert_eq!(config.trigger.refresh_interval, Duration::from_secs(30));
         let active =
@@ -122,6 +123,8 @@ mod limits {
             ("POSTGRES_PORT", ["1", "65535"], ["0", "65536"]),
             ("CELERY_TASK_PRIORITY", ["0", "255"], ["-1", "256"]),
             ("TRIGGER_LEASE_SECONDS", ["1", "604800"], ["0.99", "604801"]),
+            ("TRIGGER_START_TIMEOUT_SECONDS", ["1", "604800"], ["0.99", "604801"]),
+            ("TRIGGER_MAX_ATTEMPTS", ["1", "100"], ["0", "101"]),
             ("MAX_SIGNAL_AGE_SECONDS", ["0", "1000000000"], ["-0.1", "1000000001"]),
             ("CACHE_REFRESH_INTERVAL_SECONDS", ["0.1", "86400"], ["0.09", "86401"]),
             ("LOG_SIGNALS_PER_SECOND", ["0", "1000000"], ["-1", "1000001"]),
@@ -150,12 +153,13 @@ mod limits {
             ("POSTGRES_SSLMODE", &["disable", "require", "verify-full", "VERIFY-FULL"]),
             ("AUTO_MIGRATE", &["true", "false", "False"]),
             ("TRIGGER_SCOPE", &["pipeline", "ticker", "Ticker"]),
+            ("TRIGGER_WORKER_GUARD", &["auto", "yes", "no", "Auto"]),
             ("LOG_FORMAT", &["json", "text", "TEXT"]),
         ] {
             for word in words {
                 assert_eq!(refused(&[(name, word)]), [""; 0], "{name}={word}");
             }
-            for other in ["prefer", "yes", "1"] {
+            for other in ["prefer", "on", "1"] {
                 assert_eq!(refused(&[(name, other)]), [name], "{name}={other}");
             }
         }
@@ -440,7 +444,7 @@ mod problems {
     use super::*;
 
     /// A wrong value for each variable that can be wrong.
-    const WRONG: [(&str, &str); 27] = [
+    const WRONG: [(&str, &str); 31] = [
         ("KAFKA_SIGNAL_TOPIC", "a b"),
         ("KAFKA_AUTO_OFFSET_RESET", "x"),
         ("KAFKA_DEAD_LETTER_TOPIC", "a b"),
@@ -461,6 +465,10 @@ mod problems {
         ("CELERY_TASK_PRIORITY", "x"),
         ("CELERY_PRIORITY_STEPS", "x"),
         ("TRIGGER_SCOPE", "x"),
+        ("TRIGGER_WORKER_GUARD", "x"),
+        ("TRIGGER_MAX_ATTEMPTS", "x"),
+        ("TRIGGER_START_TIMEOUT_SECONDS", "x"),
+        ("LOG_SIGNALS_PER_SECOND", "x"),
         ("TRIGGER_LEASE_SECONDS", "x"),
         ("MAX_SIGNAL_AGE_SECONDS", "x"),
         ("CACHE_REFRESH_INTERVAL_SECONDS", "x"),
@@ -646,6 +654,7 @@ mod list_of_variables {
                 "CELERY_TASK_EXTRA_KWARGS" | "CELERY_TASK_HEADERS" => r#"{"a": 1}"#,
                 "CELERY_PRIORITY_STEPS" => "0",
                 "TRIGGER_SCOPE" => "ticker",
+                "TRIGGER_WORKER_GUARD" => "yes",
                 "LOG_FORMAT" => "text",
                 "LOG_LEVEL" => "warn",
                 "HTTP_ADDRESS" => "127.0.0.1:7",

@@ -16,10 +16,6 @@ const MAX_DEPTH: usize = 32;
 const MAX_TICKERS: usize = 1_000;
 const MAX_TICKER_CHARS: usize = 64;
 const MAX_TEXT_BYTES: usize = 512;
-const MAX_METADATA_BYTES: usize = 16 * 1024;
-
-/// The metadata of a signal that has none.
-pub const NO_METADATA: &str = "{}";
 
 /// A Kafka record as the client library lends it.
 pub struct Record<'a> {
@@ -343,7 +339,7 @@ enum MentionField {
 
 /// A text, borrowed from the payload unless it has escapes.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 /// A text, or a number or boolean as it is written.
 struct Scalar<'a>(Cow<'a, str>);
@@ -356,48 +352,6 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
             Some(b'{' | b'[') => Err(de::Error::custom("expected a text")),
             _ => Ok(Self(Cow::Borrowed(raw))),
         }
-    }
-}
-
-/// The rest of what a signal said, read again for the few that become a task.
-#[derive(Debug, Default)]
-pub struct Details<'a> {
-    /// Who says so.
-    pub source: Option<Cow<'a, str>>,
-    /// When, as JSON: a text or a number.
-    pub timestamp: Option<&'a RawValue>,
-    /// The signal's own object, as JSON.
-    pub metadata: Option<&'a RawValue>,
-}
-
-impl<'a> Details<'a> {
-    /// Reads a payload that [`decode`] has accepted.
-    pub fn read(payload: &'a str) -> Self {
-        #[derive(Deserialize)]
-        struct Fields<'a> {
-            #[serde(borrow, default)]
-            source: Option<&'a RawValue>,
-            #[serde(borrow, default)]
-            timestamp: Option<&'a RawValue>,
-            #[serde(borrow, default)]
-            metadata: Option<&'a RawValue>,
-        }
-        // A payload whose optional fields stand there twice has no details; it is still a signal.
-        let Ok(fields) = serde_json::from_str::<Fields<'a>>(payload) else { return Self::default() };
-        let source = fields.source.and_then(|raw| serde_json::from_str::<Text<'a>>(raw.get()).ok());
-        let metadata = fields.metadata.filter(|raw| raw.get().starts_with('{') && raw.get().len() <= MAX_METADATA_BYTES);
-        Self { source: source.map(|text| text.0), timestamp: fields.timestamp, metadata }
-    }
-
-    /// The timeframe in the metadata.
-    pub fn timeframe(&self) -> Option<Cow<'a, str>> {
-        #[derive(Deserialize)]
-        struct Fields<'a> {
-            #[serde(borrow, default)]
-            timeframe: Option<&'a RawValue>,
-        }
-        let raw = serde_json::from_str::<Fields<'a>>(self.metadata?.get()).ok()?.timeframe?;
-        serde_json::from_str::<Text<'a>>(raw.get()).ok().map(|text| text.0)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod batch;
 mod decode;
+mod details;
 mod flush;
 pub mod kafka;
 pub mod memory;
@@ -14,7 +15,8 @@ mod rejected;
 use std::future::Future;
 
 pub use batch::{Batch, Mention, Signal, Span};
-pub use decode::{Details, MAX_RECORD_BYTES, NO_METADATA, Record};
+pub use decode::{MAX_RECORD_BYTES, Record};
+pub use details::{Details, NO_METADATA};
 pub use flush::{Due, FlushPolicy};
 pub use offsets::{Offsets, PartitionSpan};
 pub use rejected::{Reason, Rejected};

@@ -83,3 +83,66 @@ impl Offsets {
         self.spans.iter().map(|span| span.consumed).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_span_begins_at_its_first_record_and_ends_after_its_last() {
+        let mut offsets = Offsets::default();
+        for offset in [41, 42, 99] {
+            offsets.record(3, 7, offset);
+        }
+        offsets.record_invalid(3);
+        let span =
+            PartitionSpan { partition: 3, epoch: 7, first_offset: 41, next_offset: 100, consumed: 3, invalid: 1, stale: 0 };
+        assert_eq!(offsets.spans(), [span], "offsets may have gaps");
+    }
+
+    #[test]
+    fn what_is_left_out_takes_its_counts_along_and_comes_back_fresh() {
+        let mut offsets = Offsets::default();
+        offsets.record(1, 5, 10);
+        offsets.record(2, 6, 20);
+        offsets.record(3, 7, 30);
+        offsets.remove(&[1, 3, 9]);
+        assert_eq!((offsets.get(1), offsets.consumed()), (None, 1));
+        offsets.record(3, 8, 31);
+        offsets.record(2, 6, 21);
+        let found: Vec<_> =
+            offsets.spans().iter().map(|span| (span.partition, span.epoch, span.first_offset, span.consumed)).collect();
+        assert_eq!(found, [(2, 6, 20, 2), (3, 8, 31, 1)]);
+    }
+
+    #[test]
+    fn leaving_everything_out_leaves_nothing() {
+        let mut offsets = Offsets::default();
+        offsets.record(1, 5, 10);
+        offsets.remove(&[1]);
+        assert!(offsets.is_empty());
+        offsets.record_invalid(1);
+        assert_eq!(offsets, Offsets::default(), "a record of no span is not counted");
+    }
+
+    proptest! {
+        #[test]
+        fn each_record_is_counted_once_in_its_partition(partitions in prop::collection::vec(0..5_i32, 1..200), removed in prop::collection::vec(0..5_i32, 0..3)) {
+            let mut offsets = Offsets::default();
+            for (offset, partition) in (0..).zip(&partitions) {
+                let span = offsets.record(*partition, 1, offset);
+                prop_assert_eq!((span.partition, span.next_offset), (*partition, offset + 1));
+            }
+            offsets.remove(&removed);
+            for partition in 0..5 {
+                let is_own = |of: i32| of == partition && !removed.contains(&of);
+                let own: Vec<i64> = (0..).zip(&partitions).filter(|(_, of)| is_own(**of)).map(|(offset, _)| offset).collect();
+                let count = i64::try_from(own.len()).unwrap();
+                let expected = own.first().zip(own.last()).map(|(first, last)| (*first, last + 1, count));
+                let found = offsets.get(partition).map(|span| (span.first_offset, span.next_offset, span.consumed));
+                prop_assert_eq!(found, expected);
+            }
+        }
+    }
+}

@@ -2,10 +2,13 @@
 #![expect(missing_docs, reason = "tests are sentences")]
 
 mod bad_input;
+mod configuration;
 mod conformance;
 mod crowd;
 mod example;
+mod golden;
 mod rules;
+mod shutdown;
 mod signals;
 mod statuses;
 mod support;

@@ -236,7 +236,7 @@ async fn a_refresh_that_fails_keeps_the_old_rules_and_says_how_old_they_are() {
 }
 
 #[tokio::test]
-async fn rules_are_never_read_over_a_session_that_does_not_listen_any_more() {
+async fn no_change_of_the_rules_is_missed_when_a_session_is_cut() {
     let mut scene = Scene::new(1).await;
     scene.setting.set("CACHE_REFRESH_INTERVAL_SECONDS", "3600");
     let dispatcher = scene.setting.start();

@@ -240,31 +240,42 @@ async fn racing_sweepers_take_each_publication_up_once() {
     assert_eq!(found.iter().map(|found| found.id).collect::<HashSet<_>>(), expected);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn sweepers_and_claimers_that_want_the_same_slots_do_not_deadlock() {
-    let mut world = World::create().await;
+/// Many batches that want slots which are all held: each slot is locked and left.
+fn claimers(world: &World, slots: &[Uuid]) -> JoinSet<()> {
+    let mut racing = JoinSet::new();
+    for partition in 1..5 {
+        let (store, slots) = (world.store.clone(), slots.to_vec());
+        let terms = ClaimTerms::new(&config("redis://unused/0", Some(&world.database)));
+        racing.spawn(async move {
+            let mut claims = PostgresClaims::new(store, terms);
+            let start = claims.open(&[partition]).await.unwrap()[0];
+            for offset in 0..25 {
+                let verdict = claims.claim(&request(start, offset, &slots)).await.unwrap();
+                assert!(matches!(verdict, Verdict::Claimed(claimed) if claimed.won.is_empty()));
+            }
+        });
+    }
+    racing
+}
+
+/// 120 slots, ascending, and their triggers. They are claimed from the last to the first, so that the rows lie the
+/// other way round than claimers lock them.
+async fn held_slots(world: &mut World) -> (Vec<Uuid>, Vec<Uuid>) {
     let slots = pipelines(120);
-    // Claimed from the last to the first, so that the rows lie the other way round than claimers lock them.
     let mut triggers = Vec::new();
     for slots in slots.rchunks(4) {
         let signal_id = format!("signal 0 {}", world.next_offset);
         triggers.extend(slots.iter().map(|slot| trigger_id(*slot, "", &signal_id)));
         world.publish(slots).await;
     }
-    let mut racing = JoinSet::new();
-    for partition in 1..5 {
-        let (store, slots) = (world.store.clone(), slots.clone());
-        let terms = ClaimTerms::new(&config("redis://unused/0", Some(&world.database)));
-        racing.spawn(async move {
-            let mut claims = PostgresClaims::new(store, terms);
-            let start = claims.open(&[partition]).await.unwrap()[0];
-            for offset in 0..25 {
-                // All are held: each is locked and left.
-                let verdict = claims.claim(&request(start, offset, &slots)).await.unwrap();
-                assert!(matches!(verdict, Verdict::Claimed(claimed) if claimed.won.is_empty()));
-            }
-        });
-    }
+    (slots, triggers)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taking_up_and_claiming_the_same_slots_does_not_deadlock() {
+    let mut world = World::create().await;
+    let (slots, _) = held_slots(&mut world).await;
+    let mut racing = claimers(&world, &slots);
     for _ in 0..2 {
         let store = world.store.clone();
         racing.spawn(async move {
@@ -275,6 +286,15 @@ async fn sweepers_and_claimers_that_want_the_same_slots_do_not_deadlock() {
             }
         });
     }
+    // A deadlock is an error of the one that the server chooses.
+    racing.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retrying_and_claiming_the_same_slots_does_not_deadlock() {
+    let mut world = World::create().await;
+    let (slots, triggers) = held_slots(&mut world).await;
+    let mut racing = claimers(&world, &slots);
     let store = world.store.clone();
     racing.spawn(async move {
         let connection = store.connect().await.unwrap();
@@ -283,6 +303,5 @@ async fn sweepers_and_claimers_that_want_the_same_slots_do_not_deadlock() {
             assert_eq!(retry(&connection, &seen, LEASE, 100).await.unwrap().publication.tasks.len(), 120);
         }
     });
-    // A deadlock is an error of the one that the server chooses.
     racing.join_all().await;
 }

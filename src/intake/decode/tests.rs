@@ -67,7 +67,7 @@ mod limits {
 
     #[test]
     fn a_record_of_262_144_bytes_is_read_and_one_more_is_too_large() {
-        let padded = |bytes: usize| format!(r#"{{"tickers":[{{"ticker":"A"}}]{}}}"#, " ".repeat(bytes - 27));
+        let padded = |bytes: usize| format!(r#"{{"tickers":[{{"ticker":"A"}}]{}}}"#, " ".repeat(bytes - 28));
         assert_eq!(padded(262_144).len(), 262_144);
         assert_eq!(tickers(&padded(262_144)), ["A"]);
         assert_eq!(read(padded(262_145)), Err(Reason::TooLarge));
@@ -315,53 +315,6 @@ mod texts {
     fn unknown_fields_may_be_anything_even_twice() {
         let payload = r#"{"x": 1, "x": [{}], "tickers": [{"y": null, "ticker": "A", "y": 1e999}], "signal": 7, "ticker": []}"#;
         assert_eq!(tickers(payload), ["A"]);
-    }
-}
-
-mod details {
-    use super::*;
-
-    #[test]
-    fn source_timestamp_and_metadata_are_read_as_they_are_written() {
-        let details =
-            Details::read(r#"{"source": "scan\u006eer", "timestamp": 17.50, "metadata": {"a":  [1], "timeframe": " 1\u0064"}}"#);
-        assert_eq!(details.source.as_deref(), Some("scanner"));
-        assert_eq!(details.timestamp.map(RawValue::get), Some("17.50"));
-        assert_eq!(details.metadata.map(RawValue::get), Some(r#"{"a":  [1], "timeframe": " 1\u0064"}"#));
-        assert_eq!(details.timeframe().as_deref(), Some(" 1d"));
-    }
-
-    #[test]
-    fn what_is_missing_or_makes_no_sense_is_left_out_by_itself() {
-        for payload in [
-            r"{}",
-            r#"{"source": null, "timestamp": null, "metadata": null}"#,
-            r#"{"source": 7, "metadata": [1]}"#,
-            r#"{"metadata": "x"}"#,
-        ] {
-            let details = Details::read(payload);
-            assert_eq!((details.source, details.timestamp.map(RawValue::get)), (None, None), "{payload}");
-            assert!(details.metadata.is_none(), "{payload}");
-        }
-        for metadata in [r#"{"timeframe": 7}"#, r#"{"timeframe": null}"#, r#"{"timeframe": "1d", "timeframe": "1h"}"#, "{}"] {
-            let payload = format!(r#"{{"source": "s", "metadata": {metadata}}}"#);
-            let details = Details::read(&payload);
-            assert_eq!((details.timeframe(), details.metadata.map(RawValue::get)), (None, Some(metadata)));
-        }
-    }
-
-    #[test]
-    fn metadata_of_16_kib_is_kept_and_one_byte_more_is_left_out() {
-        let payload = |bytes: usize| format!(r#"{{"source": "s", "metadata": {{"a": "{}"}}}}"#, "x".repeat(bytes - 9));
-        let metadata = |bytes| Details::read(&payload(bytes)).metadata.map(|raw| raw.get().len());
-        assert_eq!((metadata(16 * 1024), metadata(16 * 1024 + 1)), (Some(16 * 1024), None));
-        assert_eq!(Details::read(&payload(16 * 1024 + 1)).source.as_deref(), Some("s"));
-    }
-
-    #[test]
-    fn fields_that_stand_there_twice_cost_the_details() {
-        let details = Details::read(r#"{"source": "a", "source": "b", "timestamp": 1}"#);
-        assert!(details.source.is_none() && details.timestamp.is_none());
     }
 }
 

@@ -1,0 +1,146 @@
+//! `trigger-dispatcher dead-letters`: what was bad, and a second chance for it.
+#![expect(clippy::print_stdout, reason = "the command's answer")]
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{Offset, TopicPartitionList};
+use serde_json::json;
+
+use crate::config::Config;
+use crate::intake::Reason;
+use crate::intake::kafka::client_config;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Characters of a payload that the list shows.
+const SHOWN: usize = 120;
+/// Our own headers all start so; a replayed record does not carry them.
+const OURS: &str = "dead-letter-";
+
+/// What was bad, and a second chance for it.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum DeadLetters {
+    /// Print the dead letters, one JSON object a line.
+    List(Filter),
+    /// Send dead letters to the signal topic again, with their key, bytes and headers.
+    Replay(Filter),
+}
+
+/// Which dead letters.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Filter {
+    /// Only this reason.
+    #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(Reason::ALL.map(Reason::as_str)))]
+    reason: Option<String>,
+    /// Only this one: partition:offset in the dead-letter topic, as `list` shows them.
+    #[arg(long)]
+    at: Option<String>,
+    /// At most so many.
+    #[arg(long)]
+    limit: Option<usize>,
+}
+
+pub(crate) async fn run(config: &Config, command: &DeadLetters) -> anyhow::Result<()> {
+    let (filter, replay) = match command {
+        DeadLetters::List(filter) => (filter, false),
+        DeadLetters::Replay(filter) => (filter, true),
+    };
+    let topic = &config.kafka.dead_letter_topic;
+    let mut settings = ClientConfig::new();
+    for (name, value) in client_config(&config.kafka).config_map() {
+        settings.set(name.to_owned(), value.to_owned());
+    }
+    // A group is needed to read, not joined: partitions are assigned by hand and nothing is committed.
+    settings
+        .set("group.id", "trigger-dispatcher-dead-letters")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "false");
+    let consumer: BaseConsumer = settings.create().context("Kafka's configuration")?;
+    let producer: FutureProducer = client_config(&config.kafka).set("acks", "all").set("enable.idempotence", "true").create()?;
+    let mut found = 0_usize;
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).context("Kafka")?;
+    let partitions =
+        metadata.topics().first().map(|topic| topic.partitions().iter().map(|partition| partition.id()).collect::<Vec<_>>());
+    for partition in partitions.unwrap_or_default() {
+        // The end as it is now: a replay that fails again must not be read in the same run.
+        let (low, high) =
+            consumer.fetch_watermarks(topic, partition, TIMEOUT).with_context(|| format!("Kafka: {topic}/{partition}"))?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(low))?;
+        consumer.assign(&list)?;
+        let mut next = low;
+        while next < high && filter.limit.is_none_or(|limit| found < limit) {
+            let Some(message) = consumer.poll(TIMEOUT) else {
+                bail!("Kafka: no record of {topic}/{partition} within {TIMEOUT:?}")
+            };
+            let message = message.context("Kafka")?;
+            next = message.offset() + 1;
+            if !filter.takes(&message) {
+                continue;
+            }
+            found += 1;
+            if replay {
+                send_again(&producer, &config.kafka.signal_topic, &message).await?;
+            }
+            println!("{}", describe(&message));
+        }
+    }
+    if replay {
+        println!("{found} sent to {} again", config.kafka.signal_topic);
+    }
+    Ok(())
+}
+
+impl Filter {
+    fn takes(&self, message: &BorrowedMessage<'_>) -> bool {
+        let reason = header(message, "dead-letter-reason");
+        self.reason.as_ref().is_none_or(|wanted| reason.as_ref() == Some(wanted))
+            && self.at.as_ref().is_none_or(|at| *at == format!("{}:{}", message.partition(), message.offset()))
+    }
+}
+
+fn header(message: &BorrowedMessage<'_>, name: &str) -> Option<String> {
+    let value = message.headers()?.iter().find(|header| header.key == name)?.value?;
+    Some(String::from_utf8_lossy(value).into_owned())
+}
+
+fn describe(message: &BorrowedMessage<'_>) -> String {
+    let payload = message.payload().unwrap_or_default();
+    let shown: String = String::from_utf8_lossy(payload).chars().take(SHOWN).collect();
+    let source = |name: &str| header(message, &format!("{OURS}{name}"));
+    json!({
+        "at": format!("{}:{}", message.partition(), message.offset()),
+        "reason": source("reason"),
+        "topic": source("topic"),
+        "partition": source("partition"),
+        "offset": source("offset"),
+        "truncated_from": source("truncated-from"),
+        "bytes": payload.len(),
+        "payload": shown,
+    })
+    .to_string()
+}
+
+async fn send_again(producer: &FutureProducer, topic: &str, message: &BorrowedMessage<'_>) -> anyhow::Result<()> {
+    if header(message, "dead-letter-truncated-from").is_some() {
+        bail!(
+            "{}:{} was too large for the dead-letter topic and is kept only in part; it cannot be replayed",
+            message.partition(),
+            message.offset()
+        );
+    }
+    let mut headers = OwnedHeaders::new();
+    for header in message.headers().into_iter().flat_map(|headers| headers.iter()).filter(|header| !header.key.starts_with(OURS))
+    {
+        headers = headers.insert(Header { key: header.key, value: header.value });
+    }
+    let mut record = FutureRecord::<[u8], [u8]>::to(topic).headers(headers);
+    record.key = message.key();
+    record.payload = message.payload();
+    let sent = producer.send(record, TIMEOUT).await;
+    sent.map(|_| ()).map_err(|(error, _)| error).with_context(|| format!("Kafka: {topic}"))
+}

@@ -1,0 +1,103 @@
+//! The rest of what a signal said, read a second time from its payload: decoding every record so far would cost too much.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::decode::Text;
+
+const MAX_METADATA_BYTES: usize = 16 * 1024;
+
+/// The metadata of a signal that has none.
+pub const NO_METADATA: &str = "{}";
+
+/// The rest of what a signal said, read again for the few that become a task.
+#[derive(Debug, Default)]
+pub struct Details<'a> {
+    /// Who says so.
+    pub source: Option<Cow<'a, str>>,
+    /// When, as JSON: a text or a number.
+    pub timestamp: Option<&'a RawValue>,
+    /// The signal's own object, as JSON.
+    pub metadata: Option<&'a RawValue>,
+}
+
+impl<'a> Details<'a> {
+    /// Reads a payload that decoding has accepted.
+    pub fn read(payload: &'a str) -> Self {
+        #[derive(Deserialize)]
+        struct Fields<'a> {
+            #[serde(borrow, default)]
+            source: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            timestamp: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            metadata: Option<&'a RawValue>,
+        }
+        // A payload whose optional fields stand there twice has no details; it is still a signal.
+        let Ok(fields) = serde_json::from_str::<Fields<'a>>(payload) else { return Self::default() };
+        let source = fields.source.and_then(|raw| serde_json::from_str::<Text<'a>>(raw.get()).ok());
+        let metadata = fields.metadata.filter(|raw| raw.get().starts_with('{') && raw.get().len() <= MAX_METADATA_BYTES);
+        Self { source: source.map(|text| text.0), timestamp: fields.timestamp, metadata }
+    }
+
+    /// The timeframe in the metadata.
+    pub fn timeframe(&self) -> Option<Cow<'a, str>> {
+        #[derive(Deserialize)]
+        struct Fields<'a> {
+            #[serde(borrow, default)]
+            timeframe: Option<&'a RawValue>,
+        }
+        let raw = serde_json::from_str::<Fields<'a>>(self.metadata?.get()).ok()?.timeframe?;
+        serde_json::from_str::<Text<'a>>(raw.get()).ok().map(|text| text.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_timestamp_and_metadata_are_read_as_they_are_written() {
+        let details =
+            Details::read(r#"{"source": "scan\u006eer", "timestamp": 17.50, "metadata": {"a":  [1], "timeframe": " 1\u0064"}}"#);
+        assert_eq!(details.source.as_deref(), Some("scanner"));
+        assert_eq!(details.timestamp.map(RawValue::get), Some("17.50"));
+        assert_eq!(details.metadata.map(RawValue::get), Some(r#"{"a":  [1], "timeframe": " 1\u0064"}"#));
+        assert_eq!(details.timeframe().as_deref(), Some(" 1d"));
+    }
+
+    #[test]
+    fn what_is_missing_or_makes_no_sense_is_left_out_by_itself() {
+        for payload in [
+            r"{}",
+            r#"{"source": null, "timestamp": null, "metadata": null}"#,
+            r#"{"source": 7, "metadata": [1]}"#,
+            r#"{"metadata": "x"}"#,
+        ] {
+            let details = Details::read(payload);
+            assert_eq!((details.source, details.timestamp.map(RawValue::get)), (None, None), "{payload}");
+            assert!(details.metadata.is_none(), "{payload}");
+        }
+        for metadata in [r#"{"timeframe": 7}"#, r#"{"timeframe": null}"#, r#"{"timeframe": "1d", "timeframe": "1h"}"#, "{}"] {
+            let payload = format!(r#"{{"source": "s", "metadata": {metadata}}}"#);
+            let details = Details::read(&payload);
+            assert_eq!((details.timeframe(), details.metadata.map(RawValue::get)), (None, Some(metadata)));
+        }
+    }
+
+    #[test]
+    fn metadata_of_16_kib_is_kept_and_one_byte_more_is_left_out() {
+        let payload = |bytes: usize| format!(r#"{{"source": "s", "metadata": {{"a": "{}"}}}}"#, "x".repeat(bytes - 9));
+        let metadata = |bytes| Details::read(&payload(bytes)).metadata.map(|raw| raw.get().len());
+        assert_eq!((metadata(16 * 1024), metadata(16 * 1024 + 1)), (Some(16 * 1024), None));
+        assert_eq!(Details::read(&payload(16 * 1024 + 1)).source.as_deref(), Some("s"));
+    }
+
+    #[test]
+    fn fields_that_stand_there_twice_cost_the_details() {
+        let details = Details::read(r#"{"source": "a", "source": "b", "timestamp": 1}"#);
+        assert!(details.source.is_none() && details.timestamp.is_none());
+    }
+}
