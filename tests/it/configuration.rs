@@ -109,7 +109,7 @@ async fn a_dotenv_file_is_read_and_the_environment_wins() {
     let folder = tempfile::tempdir().unwrap();
     let mut lines: Vec<String> = scene.setting.variables.iter().map(|(name, value)| format!("{name}='{value}'")).collect();
     lines.push("# a comment".to_owned());
-    lines.push("BATCH_SIZE=from the file".to_owned());
+    lines.push("BATCH_SIZE='from the file'".to_owned());
     fs::write(folder.path().join(".env"), lines.join("\n")).unwrap();
     let run = |variables: &[(&str, &str)]| {
         let mut command = scene.setting.command(&["migrate"]);

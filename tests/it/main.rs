@@ -7,6 +7,8 @@ mod conformance;
 mod crowd;
 mod example;
 mod golden;
+mod logs;
+mod outages;
 mod rules;
 mod shutdown;
 mod signals;
