@@ -82,7 +82,8 @@ async fn flow(
     let flow = dispatcher.run().await;
     stop.cancel();
     let others = refresh.join().await.and(sweep.join().await);
-    Ok(flow.map(|()| others)??)
+    flow?;
+    others
 }
 
 async fn prepare(config: &Config, database: &Database) -> Result<(), StoreError> {

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
+use rdkafka::metadata::MetadataPartition;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::json;
@@ -64,7 +65,7 @@ pub(crate) async fn run(config: &Config, command: &DeadLetters) -> anyhow::Resul
     let mut found = 0_usize;
     let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).context("Kafka")?;
     let partitions =
-        metadata.topics().first().map(|topic| topic.partitions().iter().map(|partition| partition.id()).collect::<Vec<_>>());
+        metadata.topics().first().map(|topic| topic.partitions().iter().map(MetadataPartition::id).collect::<Vec<_>>());
     for partition in partitions.unwrap_or_default() {
         // The end as it is now: a replay that fails again must not be read in the same run.
         let (low, high) =

@@ -108,7 +108,7 @@ pub(crate) async fn run(config: &Config, command: &Offsets) -> anyhow::Result<()
             };
             match row.try_get::<_, Option<i64>>(0)? {
                 Some(before) if offset > before => {
-                    println!("{topic}/{partition}: {before} → {offset}; {} offsets are never decided", offset - before)
+                    println!("{topic}/{partition}: {before} → {offset}; {} offsets are never decided", offset - before);
                 }
                 Some(before) => println!("{topic}/{partition}: {before} → {offset}"),
                 None => println!("{topic}/{partition}: → {offset}"),

@@ -122,7 +122,7 @@ impl<'a> Reader<'a> {
         value
     }
 
-    pub(super) fn number<T: FromStr + PartialOrd + fmt::Display>(&mut self, name: &str, least: T, most: T) -> Option<T> {
+    pub(super) fn number<T: Copy + FromStr + PartialOrd + fmt::Display>(&mut self, name: &str, least: T, most: T) -> Option<T> {
         let value = self.required(name)?;
         match value.parse::<T>() {
             Ok(number) if number >= least && number <= most => Some(number),

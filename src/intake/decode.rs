@@ -119,14 +119,13 @@ fn has_forbidden_escape(payload: &[u8]) -> bool {
             continue;
         }
         match unit(at) {
-            Some(0) => return true,
             Some(0xD800..=0xDBFF) => {
                 if !matches!(unit(at + 6), Some(0xDC00..=0xDFFF)) {
                     return true;
                 }
                 at += 12;
             }
-            Some(0xDC00..=0xDFFF) => return true,
+            Some(0 | 0xDC00..=0xDFFF) => return true,
             Some(_) => at += 6,
             None => at += 2,
         }
@@ -169,13 +168,13 @@ impl<'a> Reading<'a, '_> {
     }
 
     /// Where a text stands in the batch: in the payload itself if it was borrowed from there.
-    fn span(&mut self, value: &Cow<'a, str>) -> Span {
+    fn span(&mut self, value: Cow<'a, str>) -> Span {
         match value {
             Cow::Borrowed(part) => {
                 let start = self.base + (part.as_ptr() as usize - self.text.as_ptr() as usize);
                 Span::new(start, start + part.len())
             }
-            Cow::Owned(part) => self.added(part),
+            Cow::Owned(part) => self.added(&part),
         }
     }
 
@@ -194,7 +193,7 @@ impl<'a> Reading<'a, '_> {
             Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
             Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
         };
-        Ok(self.span(&trimmed))
+        Ok(self.span(trimmed))
     }
 }
 
@@ -300,7 +299,7 @@ impl<'de> Visitor<'de> for MentionSeed<'_, 'de, '_> {
         }
         let ticker = match &ticker {
             Cow::Borrowed(text) if !symbol.bytes().any(|byte| byte.is_ascii_lowercase() || !byte.is_ascii()) => {
-                reading.span(&Cow::Borrowed(text.trim()))
+                reading.span(Cow::Borrowed(text.trim()))
             }
             _ => reading.added(&symbol.to_uppercase()),
         };

@@ -1,6 +1,7 @@
 //! A batch of signals against the rules: who would be triggered by what, each slot once.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -116,13 +117,13 @@ struct Matching<'a> {
 impl Matching<'_> {
     fn signal(&mut self, position: u32, signal: &Signal) -> Outcome {
         let signal_type = self.batch.text(signal.signal_type);
-        let mut timeframe = None;
+        let timeframe = OnceCell::new();
         let (mut leads, mut merges, mut known) = (false, false, false);
         for (offset, mention) in self.batch.mentions(signal).iter().enumerate() {
             let Some(ticker) = self.rules.ticker(self.batch.text(mention.ticker)) else { continue };
             let mention_position = signal.first_mention + u32::try_from(offset).unwrap_or(u32::MAX);
             for &pipeline in self.rules.watchers(ticker) {
-                if !self.rules.pipelines[pipeline as usize].accepts(self.batch, signal, signal_type, mention, &mut timeframe) {
+                if !self.rules.pipelines[pipeline as usize].accepts(self.batch, signal, signal_type, mention, &timeframe) {
                     continue;
                 }
                 match self.add(pipeline, ticker, position, mention_position) {
@@ -182,7 +183,7 @@ impl Pipeline {
         signal: &Signal,
         signal_type: &str,
         mention: &Mention,
-        timeframe: &mut Option<Option<Cow<'b, str>>>,
+        timeframe: &OnceCell<Option<Cow<'b, str>>>,
     ) -> bool {
         if self.subscriptions.is_empty() {
             return true;
@@ -194,7 +195,7 @@ impl Pipeline {
                     .is_none_or(|least| mention.confidence.is_some_and(|confidence| confidence >= least))
                 && subscription.timeframe.as_deref().is_none_or(|wanted| {
                     // Read from the metadata at most once a signal, and only if somebody asks.
-                    let found = timeframe.get_or_insert_with(|| Details::read(batch.text(signal.payload)).timeframe());
+                    let found = timeframe.get_or_init(|| Details::read(batch.text(signal.payload)).timeframe());
                     found.as_deref().is_some_and(|found| found.trim() == wanted)
                 })
         })

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use secrecy::ExposeSecret;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
 use tokio_postgres::types::{ToSql, Type};
@@ -134,9 +135,9 @@ impl Database {
 }
 
 /// Moves bytes until the session ends; its end is told by the next statement.
-async fn drive<T: TlsStream + Unpin>(mut connection: tokio_postgres::Connection<Socket, T>, notices: Option<UnboundedSender<()>>)
+async fn drive<T>(mut connection: tokio_postgres::Connection<Socket, T>, notices: Option<UnboundedSender<()>>)
 where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite,
+    T: TlsStream + AsyncRead + AsyncWrite + Unpin,
 {
     while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
         if let (AsyncMessage::Notification(_), Some(notices)) = (message, &notices) {

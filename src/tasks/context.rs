@@ -4,12 +4,13 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::Serialize;
+use serde::ser::SerializeMap as _;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::celery::iso8601;
 use crate::config::{Argument, CeleryConfig};
-use crate::intake::{Batch, Details, NO_METADATA, Signal};
+use crate::intake::{Batch, Details, Signal};
 use crate::rules::{Candidate, RuleSet};
 
 /// Names our ids. A new one would make every signal new, so it never changes.
@@ -74,7 +75,7 @@ pub fn trigger_text(
         tickers: candidate.mentions.iter().map(|mention| batch.text(batch.mention(*mention).ticker)).collect(),
         bias: some(batch.text(first.bias)),
         confidence: first.confidence,
-        metadata: details.metadata,
+        metadata: Metadata(details.metadata),
     };
     let mut fields = Vec::with_capacity(config.arguments.len() + config.extra_kwargs.len());
     for argument in &config.arguments {
@@ -101,15 +102,18 @@ struct SignalContext<'a> {
     tickers: Vec<&'a str>,
     bias: Option<&'a str>,
     confidence: Option<f64>,
-    #[serde(serialize_with = "metadata")]
-    metadata: Option<&'a RawValue>,
+    metadata: Metadata<'a>,
 }
 
-#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
-fn metadata<S: serde::Serializer>(metadata: &Option<&RawValue>, serializer: S) -> Result<S::Ok, S::Error> {
-    match metadata {
-        Some(raw) => raw.serialize(serializer),
-        None => RawValue::from_string(NO_METADATA.to_owned()).map_err(serde::ser::Error::custom)?.serialize(serializer),
+/// The signal's own object; an empty one when there is none.
+struct Metadata<'a>(Option<&'a RawValue>);
+
+impl Serialize for Metadata<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(raw) => raw.serialize(serializer),
+            None => serializer.serialize_map(Some(0))?.end(),
+        }
     }
 }
 

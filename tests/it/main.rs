@@ -1,6 +1,7 @@
 //! Tests on real services, which `scripts/services env` names. One binary: services are shared, names are not.
 #![expect(missing_docs, reason = "tests are sentences")]
 
+mod amqp_queue;
 mod bad_input;
 mod configuration;
 mod conformance;
@@ -9,6 +10,7 @@ mod example;
 mod golden;
 mod logs;
 mod outages;
+mod redis_queue;
 mod rules;
 mod shutdown;
 mod signals;

@@ -62,7 +62,8 @@ async fn assert_each_pipeline_has_one_task(scene: &mut Scene, pipelines: &BTreeS
     assert_eq!(total.triggered, i64::try_from(PIPELINES).unwrap(), "{total:?}");
     scene.committed(i64::try_from(PIPELINES).unwrap());
     let unpublished = "select count(*) from dispatcher.publications where enqueued_at is null";
-    wait_until("confirmed publications", 40, async || Some(scene.database.number(unpublished).await).filter(|count| *count == 0)).await;
+    wait_until("confirmed publications", 40, async || Some(scene.database.number(unpublished).await).filter(|count| *count == 0))
+        .await;
     let tasks = scene.enqueued(PIPELINES);
     assert_eq!(tasks.len(), PIPELINES, "a task is there twice");
     assert_eq!(&tasks.into_iter().collect::<BTreeSet<_>>(), pipelines);
@@ -167,6 +168,7 @@ async fn while_postgresql_is_down_no_pipeline_is_taken_for_idle() {
     scene.database.execution(busy, "RUNNING").await;
     let idle = scene.database.pipeline("idle", &["IDLE"]).await;
     let dispatcher = scene.setting.start();
+    dispatcher.wait_for_event("partitions_started");
     proxy.close();
     scene.send(&[signal("1", "BUSY"), signal("2", "IDLE")]);
     dispatcher.wait_for_event("claim_failed");

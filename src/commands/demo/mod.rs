@@ -101,7 +101,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     workers_stop.cancel();
     market.and(workers.join().await)?;
     let totals = totals();
-    screen.summary(&totals, &metrics);
+    Screen::summary(&totals, &metrics);
     if !totals.agree() {
         bail!("the sums do not agree");
     }

@@ -123,7 +123,7 @@ impl Screen {
         std::io::stdout().flush().ok();
     }
 
-    pub(super) fn summary(&self, totals: &Totals, metrics: &Metrics) {
+    pub(super) fn summary(totals: &Totals, metrics: &Metrics) {
         let Progress { consumed, triggered, busy, merged, unmatched, redelivered, stale, invalid, .. } = totals.decided;
         let waiting = totals.enqueued.saturating_sub(totals.begun);
         let latency = metrics.latency();

@@ -8,6 +8,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use secrecy::ExposeSecret;
 
@@ -107,8 +108,11 @@ impl ConsumerContext for IntakeContext {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, error: RDKafkaRespErr, list: &mut TopicPartitionList) {
         if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             // The list of an empty assignment must not be looked into (rust-rdkafka #681).
-            let partitions =
-                if list.count() == 0 { Vec::new() } else { list.elements().iter().map(|element| element.partition()).collect() };
+            let partitions = if list.count() == 0 {
+                Vec::new()
+            } else {
+                list.elements().iter().map(TopicPartitionListElem::partition).collect()
+            };
             if let Err(error) = consumer.assign(&TopicPartitionList::new()) {
                 tracing::error!(event = "assign_failed", %error);
             }

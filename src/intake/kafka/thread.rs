@@ -159,7 +159,8 @@ impl IntakeThread {
             }
             // After the first record only what is there already: the clock is read once per 64 records.
             wait = Duration::ZERO;
-            if self.pending.records() % 64 == 0 && (clock::now() >= deadline || self.pending.bytes() >= MAX_BATCH_BYTES) {
+            if self.pending.records().is_multiple_of(64) && (clock::now() >= deadline || self.pending.bytes() >= MAX_BATCH_BYTES)
+            {
                 break;
             }
         }

@@ -108,7 +108,7 @@ impl Sweeper {
         if let Some(results) = &mut self.results {
             self.finished.release(&connection, results).await?;
         }
-        if self.rounds % RETRY_EVERY == 0 {
+        if self.rounds.is_multiple_of(RETRY_EVERY) {
             self.retry_unstarted(&connection).await?;
         }
         self.rounds = self.rounds.wrapping_add(1);
