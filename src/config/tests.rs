@@ -96,7 +96,7 @@ mod defaults {
         assert_eq!((process.log_format, process.log_level.as_str()), (LogFormat::Json, "info"));
         assert_eq!(process.log_signals_per_second, 100);
         assert_eq!(process.http_address, "127.0.0.1:8080".parse().unwrap());
-        assert_eq!(process.shutdown_grace, Duration::from_secs(25));
+        assert_eq!((process.shutdown_grace, process.stall), (Duration::from_secs(25), Some(Duration::from_mins(2))));
     }
 
     #[test]
@@ -128,6 +128,7 @@ mod limits {
             ("MAX_SIGNAL_AGE_SECONDS", ["0", "1000000000"], ["-0.1", "1000000001"]),
             ("CACHE_REFRESH_INTERVAL_SECONDS", ["0.1", "86400"], ["0.09", "86401"]),
             ("LOG_SIGNALS_PER_SECOND", ["0", "1000000"], ["-1", "1000001"]),
+            ("STALL_SECONDS", ["0", "86400"], ["-1", "86401"]),
             ("SHUTDOWN_GRACE_SECONDS", ["1", "3600"], ["0.9", "3601"]),
         ] {
             for value in good {
@@ -141,8 +142,8 @@ mod limits {
 
     #[test]
     fn a_zero_that_means_no_limit_is_none() {
-        let config = read(&[("DB_QUERIES_PER_SECOND", "0"), ("MAX_SIGNAL_AGE_SECONDS", "0")]);
-        assert_eq!((config.batch.queries_per_second, config.trigger.max_signal_age), (None, None));
+        let config = read(&[("DB_QUERIES_PER_SECOND", "0"), ("MAX_SIGNAL_AGE_SECONDS", "0"), ("STALL_SECONDS", "0")]);
+        assert_eq!((config.batch.queries_per_second, config.trigger.max_signal_age, config.process.stall), (None, None, None));
     }
 
     #[test]
@@ -444,7 +445,7 @@ mod problems {
     use super::*;
 
     /// A wrong value for each variable that can be wrong.
-    const WRONG: [(&str, &str); 31] = [
+    const WRONG: [(&str, &str); 32] = [
         ("KAFKA_SIGNAL_TOPIC", "a b"),
         ("KAFKA_AUTO_OFFSET_RESET", "x"),
         ("KAFKA_DEAD_LETTER_TOPIC", "a b"),
@@ -476,6 +477,7 @@ mod problems {
         ("LOG_LEVEL", "=,x=loud"),
         ("HTTP_ADDRESS", "x"),
         ("SHUTDOWN_GRACE_SECONDS", "x"),
+        ("STALL_SECONDS", "x"),
     ];
 
     #[test]

@@ -9,9 +9,6 @@ use super::decode::Text;
 
 const MAX_METADATA_BYTES: usize = 16 * 1024;
 
-/// The metadata of a signal that has none.
-pub const NO_METADATA: &str = "{}";
-
 /// The rest of what a signal said, read again for the few that become a task.
 #[derive(Debug, Default)]
 pub struct Details<'a> {

@@ -16,7 +16,7 @@ use std::future::Future;
 
 pub use batch::{Batch, Mention, Signal, Span};
 pub use decode::{MAX_RECORD_BYTES, Record};
-pub use details::{Details, NO_METADATA};
+pub use details::Details;
 pub use flush::{Due, FlushPolicy};
 pub use offsets::{Offsets, PartitionSpan};
 pub use rejected::{Reason, Rejected};
