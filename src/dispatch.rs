@@ -167,6 +167,8 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
                 Verdict::Fenced(partitions) => {
                     tracing::warn!(event = "batch_fenced", ?partitions);
                     self.metrics.fenced();
+                    let Self { source, stop, .. } = self;
+                    until_done(&mut Backoff::new("reopen_failed"), stop, async || source.reopen().await).await?;
                     batch.remove(&partitions);
                     skips.clear();
                     if batch.is_empty() {

@@ -123,14 +123,27 @@ def build_command(project: Project) -> Iterator[str]:
     for package in built:
         if package not in project.packages:
             yield f"{RUST}: builds {package}, which is no package of the workspace"
-    shipped = re.findall(r"target/release/(\S+)", run)
-    for program in sorted(project.programs ^ set(shipped)):
-        yield f"{RUST}: {program} is {'not shipped' if program in project.programs else 'no program of the workspace'}"
+    shipped = set(re.findall(r"target/release/(\S+)", run))
+    for program in sorted(shipped - project.programs):
+        yield f"{RUST}: {program} is no program of the workspace"
+    for name, service in project.built_from(RUST).items():
+        program = service.get("entrypoint", ["trigger-dispatcher"])[0]
+        if program not in shipped:
+            yield f"{RUST}: does not ship {program}, which the service {name} runs"
     if "--locked" not in run:
         yield f"{RUST}: builds without --locked"
     for package, manifest in project.packages.items():
         if package in built and "kafka-tls" not in manifest.get("features", {}):
             yield f"{RUST}: FEATURES=kafka-tls needs that feature in {package}"
+
+
+def workspace(project: Project) -> Iterator[str]:
+    """Cargo refuses a workspace of which a member or a member's first source is missing."""
+    copied = [source.rstrip("/") for stage, sources, _ in copies(project, RUST) if stage is None for source in sources]
+    for member in project.members:
+        for needed in (member / "Cargo.toml", member / "src"):
+            if not any(source == str(needed) or needed.is_relative_to(source) or source.startswith(f"{needed}/") for source in copied):
+                yield f"{RUST}: does not copy {needed}, which cargo wants to see"
 
 
 def included_files(project: Project) -> Iterator[str]:
@@ -155,6 +168,7 @@ CHECKS = [
     Check("no secret, repository or build reaches an image", secrets_stay_out),
     Check("no image runs as root", users),
     Check("each ENTRYPOINT is a program that the image has", entrypoints),
-    Check("the build makes and ships each program of the workspace", build_command),
+    Check("the build ships what runs", build_command),
+    Check("the builder gets the whole Cargo workspace", workspace),
     Check("the builder gets every file that the code includes", included_files),
 ]

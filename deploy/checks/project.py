@@ -68,10 +68,15 @@ class Project:
         return {name: service for name, service in self.services.items() if service.get("build", {}).get("dockerfile") == dockerfile}
 
     @cached_property
+    def members(self) -> list[Path]:
+        """The folders of the Cargo workspace."""
+        return [Path(member) for member in self.manifest(Path())["workspace"]["members"]]
+
+    @cached_property
     def programs(self) -> set[str]:
         """The binaries of the Cargo workspace."""
         found = set()
-        for folder in [Path(), *map(Path, self.manifest(Path())["workspace"]["members"])]:
+        for folder in self.members:
             manifest = self.manifest(folder)
             found |= {binary["name"] for binary in manifest.get("bin", [])}
             if (self.root / folder / "src/main.rs").exists() and "bin" not in manifest:
@@ -80,8 +85,7 @@ class Project:
 
     @cached_property
     def packages(self) -> dict[str, dict[str, Any]]:
-        folders = [Path(), *map(Path, self.manifest(Path())["workspace"]["members"])]
-        return {manifest["package"]["name"]: manifest for manifest in map(self.manifest, folders)}
+        return {manifest["package"]["name"]: manifest for manifest in map(self.manifest, self.members)}
 
     def manifest(self, folder: Path) -> dict[str, Any]:
         return tomllib.loads((self.root / folder / "Cargo.toml").read_text(encoding="utf-8"))

@@ -57,17 +57,19 @@ MISTAKES = [
     Mistake("each COPY", RUST, "COPY src src", "COPY source src", "there is no source"),
     Mistake("each COPY", ".dockerignore", "!Cargo.lock\n", "", "Cargo.lock is left out"),
     Mistake("each COPY", WORKER, "--from=build", "--from=builder", "builder, which is no stage"),
-    Mistake("no secret, repository", ".dockerignore", "\n*\n", "\n", "lets .env in"),
+    Mistake("no secret, repository", ".dockerignore", "\n*\n", "\n", "lets .git in"),
     Mistake("no image runs", RUST, "USER 10001:10001\n", "", "ends as root"),
     Mistake("no image runs", WORKER, "USER 10001:10001", "USER 0", "ends as 0"),
     Mistake("each ENTRYPOINT", RUST, 'ENTRYPOINT ["trigger-dispatcher"]', 'ENTRYPOINT ["dispatcher"]', "dispatcher is no program"),
     Mistake("each ENTRYPOINT", WORKER, "trigger_dispatcher_worker.app", "trigger_dispatcher_worker.main", "there is no worker/src"),
-    Mistake("the build", RUST, "/release/signal-generator", "/release/generator", "signal-generator is not shipped"),
-    Mistake("the builder", RUST, "COPY src src", "COPY src/lib.rs src/lib.rs", ""),
+    Mistake("the build ", RUST, "/release/signal-generator", "/release/generator", "does not ship signal-generator"),
+    Mistake("the build ", RUST, "-p signal-generator", "-p generator", "builds generator, which is no package"),
+    Mistake("the builder gets the whole", RUST, "COPY bench/Cargo.toml bench/\n", "", "does not copy bench/Cargo.toml"),
+    Mistake("the builder gets every", "src/tasks/redis.rs", '"publish.lua"', '"../../deploy/publish.lua"', "includes ../../deploy/publish.lua"),
 ]
 
 # What the rules look at.
-PARTS = ["deploy", "src", "signal-generator", "worker", "Cargo.toml", "Cargo.lock", ".env.example", ".dockerignore"]
+PARTS = ["deploy", "src", "signal-generator", "bench", "chaos", "worker", "Cargo.toml", "Cargo.lock", ".env.example", ".dockerignore"]
 PARTS += ["scripts/python/requirements.txt"]
 
 

@@ -72,6 +72,23 @@ impl MemoryTopic {
         self.state().dead_letters.clone()
     }
 
+    /// The group takes a member for dead; the others are assigned anew. Should it live, it joins again when it next asks.
+    pub fn evict(&self, member: u64) {
+        let mut state = self.state();
+        let before = state.members.len();
+        state.members.retain(|other| *other != member);
+        if state.members.len() < before {
+            state.generation += 1;
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Records in each partition.
+    pub fn ends(&self) -> Vec<i64> {
+        self.state().partitions.iter().map(|log| i64::try_from(log.len()).unwrap_or(i64::MAX)).collect()
+    }
+
     /// A new member of the group; every member is assigned anew.
     pub fn join(&self, batch: &BatchConfig) -> MemorySource {
         let mut state = self.state();
@@ -105,8 +122,18 @@ pub struct MemorySource {
 }
 
 impl MemorySource {
+    /// Which member of the group this is.
+    pub fn member(&self) -> u64 {
+        self.member
+    }
+
     /// What the group gives this member, if that has changed.
-    fn reassigned(&mut self, state: &State) -> Option<Vec<i32>> {
+    fn reassigned(&mut self, state: &mut State) -> Option<Vec<i32>> {
+        if !state.members.contains(&self.member) {
+            state.members.push(self.member);
+            state.generation += 1;
+            self.topic.changed.notify_waiters();
+        }
         if self.generation == state.generation {
             return None;
         }
@@ -148,8 +175,8 @@ impl Source for MemorySource {
             tokio::pin!(changed);
             changed.as_mut().enable();
             {
-                let state = topic.state();
-                match self.reassigned(&state) {
+                let mut state = topic.state();
+                match self.reassigned(&mut state) {
                     Some(partitions) if !partitions.is_empty() => return Arrival::Assigned(partitions),
                     _ => self.take(&state),
                 }
@@ -187,6 +214,12 @@ impl Source for MemorySource {
         if self.generation == state.generation {
             state.committed.extend(offsets.spans().iter().map(|span| (span.partition, span.next_offset)));
         }
+        Ok(())
+    }
+
+    async fn reopen(&mut self) -> Result<(), Infallible> {
+        // Older than any generation: the next call announces what this member has.
+        self.generation = 0;
         Ok(())
     }
 

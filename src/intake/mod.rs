@@ -71,6 +71,13 @@ pub trait Source: Send {
     /// The source did not take it; a later commit covers it.
     fn commit(&mut self, offsets: &Offsets) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
+    /// Tells the source that a decision was fenced: what we read may be another's, or an operator has moved it. The source
+    /// announces what it still has anew, and the records that were not decided come again.
+    ///
+    /// # Errors
+    /// The source has ended.
+    fn reopen(&mut self) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
     /// Stops reading, hands the last commits on and leaves the group.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 }

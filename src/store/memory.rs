@@ -1,5 +1,7 @@
 //! The claims in memory, for the demo and the seeded simulation: the twin of [`super::postgres`].
 
+mod sweep;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,9 +10,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{ClaimRequest, Claimed, Claims, Verdict};
+use super::{ClaimRequest, Claimed, Claims, Verdict, Wanted};
 use crate::clock;
 use crate::intake::Start;
+
+pub use sweep::PublicationState;
 
 /// What became of the records of a partition.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,6 +41,33 @@ pub struct Progress {
     pub invalid: i64,
 }
 
+/// A row of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trigger {
+    /// The slot's pipeline.
+    pub pipeline_id: Uuid,
+    /// The slot's ticker; empty for a whole pipeline.
+    pub ticker: String,
+    /// The signal that leads.
+    pub signal_id: String,
+    /// Where its record came from.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// What the task is told.
+    pub kwargs: String,
+    /// The tasks that it was last published with.
+    pub publication_id: Uuid,
+    /// How often it was published, counted from 1.
+    pub attempt: i32,
+    /// When it was claimed, by the store's clock.
+    pub claimed_at_ms: i64,
+    /// When its lease ends.
+    pub leased_until_ms: i64,
+    /// Whether it was given up: published as often as allowed, and never started.
+    pub failed: bool,
+}
+
 #[derive(Debug, Clone)]
 struct Slot {
     trigger_id: Uuid,
@@ -48,20 +79,36 @@ struct Slot {
 #[derive(Debug, Default)]
 struct State {
     progress: BTreeMap<i32, Progress>,
-    triggers: HashMap<Uuid, Uuid>,
-    slots: HashMap<(Uuid, String), Slot>,
+    triggers: BTreeMap<Uuid, Trigger>,
+    publications: sweep::Publications,
+    slots: BTreeMap<(Uuid, String), Slot>,
     /// Active executions by pipeline, with the symbol they are for.
     active: HashMap<Uuid, Vec<(Uuid, Option<String>)>>,
     over: HashSet<Uuid>,
 }
 
 /// A store in memory, shared by instances and workers.
-#[derive(Debug, Clone, Default)]
-pub struct MemoryStore(Arc<Mutex<State>>);
+#[derive(Debug, Clone)]
+pub struct MemoryStore {
+    state: Arc<Mutex<State>>,
+    /// The store's own clock, in milliseconds since 1970: what the database's is to PostgreSQL.
+    now_ms: fn() -> i64,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::with_clock(clock::unix_ms)
+    }
+}
 
 impl MemoryStore {
+    /// A store with a clock of its own, in milliseconds since 1970.
+    pub fn with_clock(now_ms: fn() -> i64) -> Self {
+        Self { state: Arc::default(), now_ms }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A worker starts an execution.
@@ -94,9 +141,14 @@ impl MemoryStore {
         self.state().triggers.keys().copied().collect()
     }
 
+    /// The whole ledger.
+    pub fn ledger(&self) -> BTreeMap<Uuid, Trigger> {
+        self.state().triggers.clone()
+    }
+
     /// A dispatcher's access to the store.
     pub fn claims(&self, lease: Duration) -> MemoryClaims {
-        MemoryClaims { store: self.clone(), lease, unwritten: Vec::new(), confirmed: Vec::new() }
+        MemoryClaims { store: self.clone(), lease, unwritten: Vec::new() }
     }
 }
 
@@ -106,7 +158,6 @@ pub struct MemoryClaims {
     store: MemoryStore,
     lease: Duration,
     unwritten: Vec<Uuid>,
-    confirmed: Vec<Uuid>,
 }
 
 impl State {
@@ -123,7 +174,7 @@ impl State {
         !runs && !held
     }
 
-    fn decide(&mut self, request: &ClaimRequest, lease: Duration) -> Verdict {
+    fn decide(&mut self, request: &ClaimRequest, lease: Duration, now_ms: i64) -> Verdict {
         let state_of = |partition: i32| self.progress.get(&partition).copied().unwrap_or_default();
         let mut repeated = true;
         let mut fenced = Vec::new();
@@ -135,15 +186,13 @@ impl State {
             }
             repeated &= mine && progress.next_offset.is_some_and(|next| next >= span.next_offset);
         }
-        let now_ms = clock::unix_ms();
-        let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
-        let leased_until_ms = now_ms.saturating_add(lease_ms);
-        let leased_until = Timestamp::from_millisecond(leased_until_ms).unwrap_or(Timestamp::MAX);
+        let leased_until_ms = now_ms.saturating_add(milliseconds(lease));
+        let leased_until = timestamp(leased_until_ms);
         if !fenced.is_empty() {
             if !repeated {
                 return Verdict::Fenced(fenced);
             }
-            let ours = |trigger: &Uuid| self.triggers.get(trigger) == Some(&request.publication_id);
+            let ours = |id: &Uuid| self.triggers.get(id).is_some_and(|trigger| trigger.publication_id == request.publication_id);
             let won = positions(request, |wanted| ours(&wanted.text.trigger_id));
             return Verdict::Claimed(Claimed { won, known: 0, leased_until, unknown_statuses: Vec::new() });
         }
@@ -158,8 +207,11 @@ impl State {
                 continue;
             }
             self.slots.insert((wanted.pipeline_id, wanted.ticker.clone()), Slot { trigger_id, leased_until_ms, answered: false });
-            self.triggers.insert(trigger_id, request.publication_id);
+            self.triggers.insert(trigger_id, Trigger::new(wanted, request.publication_id, now_ms, leased_until_ms));
             won.push(position);
+        }
+        if !won.is_empty() {
+            self.publications.claimed(request.publication_id, now_ms);
         }
         self.count(request, &won, &known);
         Verdict::Claimed(Claimed { won, known: known.len(), leased_until, unknown_statuses: Vec::new() })
@@ -193,12 +245,38 @@ impl State {
     }
 }
 
+impl Trigger {
+    fn new(wanted: &Wanted, publication_id: Uuid, claimed_at_ms: i64, leased_until_ms: i64) -> Self {
+        Self {
+            pipeline_id: wanted.pipeline_id,
+            ticker: wanted.ticker.clone(),
+            signal_id: wanted.text.signal_id.clone(),
+            partition: wanted.partition,
+            offset: wanted.offset,
+            kwargs: wanted.text.kwargs.clone(),
+            publication_id,
+            attempt: 1,
+            claimed_at_ms,
+            leased_until_ms,
+            failed: false,
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn timestamp(unix_ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(unix_ms).unwrap_or(Timestamp::MAX)
+}
+
 /// Whether an execution for `symbol` keeps the slot of `ticker` busy. Without either, it is about the whole pipeline.
 fn is_for(symbol: Option<&str>, ticker: &str) -> bool {
     ticker.is_empty() || symbol.is_none_or(|symbol| symbol == ticker)
 }
 
-fn positions(request: &ClaimRequest, test: impl Fn(&super::Wanted) -> bool) -> Vec<usize> {
+fn positions(request: &ClaimRequest, test: impl Fn(&Wanted) -> bool) -> Vec<usize> {
     request.wanted.iter().enumerate().filter(|(_, wanted)| test(wanted)).map(|(position, _)| position).collect()
 }
 
@@ -216,8 +294,11 @@ impl Claims for MemoryClaims {
     }
 
     async fn claim(&mut self, request: &ClaimRequest) -> Result<Verdict, Infallible> {
-        let verdict = self.store.state().decide(request, self.lease);
-        self.confirmed.append(&mut self.unwritten);
+        let now_ms = (self.store.now_ms)();
+        let mut state = self.store.state();
+        let verdict = state.decide(request, self.lease, now_ms);
+        state.publications.confirm(&self.unwritten, now_ms);
+        self.unwritten.clear();
         Ok(verdict)
     }
 
@@ -230,7 +311,8 @@ impl Claims for MemoryClaims {
     }
 
     async fn flush(&mut self) -> Result<(), Infallible> {
-        self.confirmed.append(&mut self.unwritten);
+        self.store.confirm(&self.unwritten);
+        self.unwritten.clear();
         Ok(())
     }
 }

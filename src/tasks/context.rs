@@ -42,12 +42,12 @@ pub fn signal_id(topic: &str, batch: &Batch, signal: &Signal) -> String {
 
 /// The trigger that a signal makes of a slot: always the same, so that a redelivered signal finds its own.
 pub fn trigger_id(pipeline_id: Uuid, slot: &str, signal_id: &str) -> Uuid {
-    let mut name = Vec::with_capacity(16 + slot.len() + signal_id.len() + 2);
+    let mut name = Vec::with_capacity(24 + slot.len() + signal_id.len());
     name.extend_from_slice(pipeline_id.as_bytes());
-    for part in [slot, signal_id] {
-        name.push(b'|');
-        name.extend_from_slice(part.as_bytes());
-    }
+    // The length keeps slot and signal apart, whatever characters they have.
+    name.extend_from_slice(&(slot.len() as u64).to_be_bytes());
+    name.extend_from_slice(slot.as_bytes());
+    name.extend_from_slice(signal_id.as_bytes());
     Uuid::new_v5(&NAMESPACE, &name)
 }
 

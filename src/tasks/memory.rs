@@ -4,6 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -18,13 +19,18 @@ pub struct MemoryQueue {
 
 #[derive(Debug, Default)]
 struct State {
-    tasks: VecDeque<Task>,
+    tasks: VecDeque<(Task, Timestamp)>,
     published: HashSet<Uuid>,
 }
 
 impl MemoryQueue {
     /// Takes the oldest task, if there is one.
     pub fn try_pop(&self) -> Option<Task> {
+        self.try_receive().map(|(task, _)| task)
+    }
+
+    /// Takes the oldest task and the instant from which on it must not start, if there is one.
+    pub fn try_receive(&self) -> Option<(Task, Timestamp)> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).tasks.pop_front()
     }
 
@@ -48,7 +54,7 @@ impl TaskQueue for MemoryQueue {
     async fn enqueue(&mut self, publication: &Publication) -> Result<(), Infallible> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.published.insert(publication.id) {
-            state.tasks.extend(publication.tasks.iter().cloned());
+            state.tasks.extend(publication.tasks.iter().map(|task| (task.clone(), publication.expires)));
         }
         drop(state);
         self.changed.notify_one();

@@ -50,10 +50,12 @@ async fn pipelines(scene: &Scene) -> BTreeSet<uuid::Uuid> {
     all
 }
 
-/// Sends the signals of the pipelines `from..to`, one flush each: they arrive over some time.
+/// Sends the signals of the pipelines `from..to`, ten at a time: they arrive over some time, in several batches.
 fn send(scene: &Scene, from: usize, to: usize) {
-    for number in from..to {
-        scene.send(&[signal(&format!("signal-{number}"), &format!("T{number}"))]);
+    for number in (from..to).step_by(10) {
+        let signals: Vec<_> =
+            (number..to.min(number + 10)).map(|number| signal(&format!("signal-{number}"), &format!("T{number}"))).collect();
+        scene.send(&signals);
     }
 }
 

@@ -161,13 +161,13 @@ impl Assignment {
     }
 
     /// Begins anew: the store is asked again from where to read.
-    pub(super) fn reopen(&mut self, consumer: &BaseConsumer<IntakeContext>) {
+    pub(super) fn reopen(&mut self, consumer: &BaseConsumer<IntakeContext>, not_before: Instant) {
         if let State::Started { all, .. } = &mut self.state {
             let all = std::mem::take(all);
             if let Err(error) = consumer.assign(&TopicPartitionList::new()) {
                 tracing::error!(event = "reopen_failed", %error);
             }
-            self.state = State::Waiting(all, None);
+            self.state = State::Waiting(all, Some(not_before));
         }
     }
 }

@@ -130,6 +130,10 @@ impl Source for KafkaSource {
         self.command(Command::Commit(list))
     }
 
+    async fn reopen(&mut self) -> Result<(), Error> {
+        self.command(Command::Reopen)
+    }
+
     async fn close(&mut self) {
         // An error means that the thread has ended by itself.
         if self.command(Command::Close).is_ok() {

@@ -30,6 +30,8 @@ const WAITING: Duration = Duration::from_millis(1);
 const ANSWERING: Duration = Duration::from_millis(5);
 /// A full batch that waits longer than this pauses the partitions, so that polling can go on without records.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
+/// How long a member whose decision was fenced holds still: if it has lost its partitions, it learns that first.
+const FENCED: Duration = Duration::from_secs(2);
 /// How long one drain may go on before the batch is looked at.
 const DRAIN: Duration = Duration::from_millis(5);
 
@@ -37,6 +39,7 @@ const DRAIN: Duration = Duration::from_millis(5);
 pub(super) enum Command {
     Start(Vec<Start>),
     Commit(TopicPartitionList),
+    Reopen,
     Close,
 }
 
@@ -112,6 +115,7 @@ impl IntakeThread {
                         self.commit(&list, CommitMode::Async);
                         last_commit = Some(list);
                     }
+                    Command::Reopen => self.reopen(FENCED),
                     Command::Close => close = true,
                 }
             }
@@ -173,14 +177,14 @@ impl IntakeThread {
         }
         // Kafka does not have the offset: look what it has, and stop what cannot go on.
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
-            self.reopen();
+            self.reopen(Duration::ZERO);
         }
     }
 
     /// Asks the store again from where to read; what is undecided comes again.
-    fn reopen(&mut self) {
+    fn reopen(&mut self, after: Duration) {
         self.forget();
-        self.assignment.reopen(&self.consumer);
+        self.assignment.reopen(&self.consumer, clock::now() + after);
     }
 
     fn forget(&mut self) {
@@ -238,7 +242,7 @@ impl IntakeThread {
             }
         }
         if self.assignment.is_due_again(clock::now()) {
-            self.reopen();
+            self.reopen(Duration::ZERO);
         }
     }
 
