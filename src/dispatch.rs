@@ -122,6 +122,9 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
         chaos::point("before_claim");
         let Some(decided) = self.claim(batch).await? else { return Ok(()) };
         chaos::point("after_claim");
+        if chaos::bug(Bug::CommitBeforePublish) {
+            self.commit(&decided).await;
+        }
         self.enqueue(&decided).await?;
         chaos::point("before_commit");
         self.commit(&decided).await;

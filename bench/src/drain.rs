@@ -1,4 +1,5 @@
-//! How fast one instance gets through a topic that is full already: from its first decision to lag 0.
+//! How fast one instance gets through a topic that is full already: from its first decision to lag 0, beside a bare
+//! consumer that only counts the same topic.
 
 use std::time::Duration;
 
@@ -6,6 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::ceiling;
 use crate::clock::{now, wait_for};
 use crate::dispatcher::{Setting, change};
 use crate::kafka::Topic;
@@ -53,27 +55,41 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let name = format!("bench_{}", &Uuid::new_v4().simple().to_string()[..12]);
     let topic = Topic::create(&services, &name, options.partitions)?;
     preload(&topic, options)?;
-    let mut table =
-        Table::new(&["unmatched", "signals/s", "CPU s", "us/signal", "peak MB", "stmt/s", "triggered", "load (1, 5, 15 min)"]);
+    let mut table = Table::new(&["", "signals/s", "CPU s", "us/signal", "peak MB", "stmt/s", "triggered", "load (1, 5, 15 min)"]);
+    let mut ceilings = Vec::new();
     let mut rates: Vec<Vec<f64>> = vec![Vec::new(); options.unmatched.len()];
     for number in 0..options.runs {
+        say(&format!("run {} of {}: bare consumer", number + 1, options.runs));
+        let ceiling = ceiling::measure(&topic, options.signals)?;
+        ceilings.push(rate(&ceiling));
+        table.row(ceiling_row(&ceiling));
         for (variant, unmatched) in options.unmatched.iter().enumerate() {
-            say(&format!("run {} of {}, {:.0} % unmatched", number + 1, options.runs, unmatched * 100.0));
-            let run = drain(options, &services, &topic, &format!("{name}_{variant}_{number}"), *unmatched)?;
-            rates[variant].push(run["signals_per_s"].as_f64().unwrap_or_default());
+            say(&format!("run {} of {}: {:.0} % unmatched", number + 1, options.runs, unmatched * 100.0));
+            let run = drain(options, &services, &topic, &format!("{name}_{variant}_{number}"), *unmatched, &ceiling)?;
+            rates[variant].push(rate(&run));
             table.row(row(&run));
         }
     }
+    table.print();
+    let mut table = Table::new(&["median", "signals/s", "least", "most", "of the bare consumer"]);
+    table.row(summary("bare consumer", &ceilings, &ceilings));
     for (rates, unmatched) in rates.iter().zip(&options.unmatched) {
-        let (least, most) = rates.iter().fold((f64::MAX, 0.0_f64), |(least, most), rate| (least.min(*rate), most.max(*rate)));
-        table.row(vec![
-            format!("{:.0} %: median", unmatched * 100.0),
-            format!("{:.0}", median(rates)),
-            format!("({least:.0} to {most:.0})"),
-        ]);
+        table.row(summary(&format!("{:.0} % unmatched", unmatched * 100.0), rates, &ceilings));
     }
     table.print();
     Ok(())
+}
+
+fn rate(run: &Value) -> f64 {
+    run["signals_per_s"].as_f64().unwrap_or_default()
+}
+
+fn summary(name: &str, rates: &[f64], ceilings: &[f64]) -> Vec<String> {
+    let (least, most) = rates.iter().fold((f64::MAX, 0.0_f64), |(least, most), rate| (least.min(*rate), most.max(*rate)));
+    // Each run beside the bare consumer of its own turn: both saw about the same machine.
+    let ratios: Vec<f64> = rates.iter().zip(ceilings).map(|(rate, ceiling)| rate / ceiling).collect();
+    let numbers = [median(rates), least, most].map(|number| format!("{number:.0}"));
+    [name.to_owned()].into_iter().chain(numbers).chain([format!("{:.2}", median(&ratios))]).collect()
 }
 
 fn preload(topic: &Topic, options: &Options) -> anyhow::Result<()> {
@@ -96,7 +112,14 @@ fn watched(unmatched: f64) -> u32 {
     ((f64::from(TICKERS) * (1.0 - unmatched)).round() as u32).clamp(1, TICKERS)
 }
 
-fn drain(options: &Options, services: &Services, topic: &Topic, name: &str, unmatched: f64) -> anyhow::Result<Value> {
+fn drain(
+    options: &Options,
+    services: &Services,
+    topic: &Topic,
+    name: &str,
+    unmatched: f64,
+    ceiling: &Value,
+) -> anyhow::Result<Value> {
     let Options { pipelines, tickers_each, busy, seed, .. } = *options;
     let shape = Shape { pipelines, tickers_each, watched: watched(unmatched), busy, seed };
     let mut platform = Platform::create(services, name, &shape)?;
@@ -137,6 +160,7 @@ fn drain(options: &Options, services: &Services, topic: &Topic, name: &str, unma
             "pipelines": pipelines, "tickers_each": tickers_each, "busy": busy, "unmatched": unmatched, "changes": options.changes,
         },
         "load_before": load_before,
+        "bare_consumer": ceiling,
         "signals_per_s": round(decided / seconds, 0),
         "seconds": round(seconds, 3),
         "seconds_from_launch": round((ended - launched).as_secs_f64(), 3),
@@ -155,7 +179,7 @@ fn drain(options: &Options, services: &Services, topic: &Topic, name: &str, unma
 
 fn row(run: &Value) -> Vec<String> {
     vec![
-        format!("{:.1} %", run["unmatched_share"].as_f64().unwrap_or_default() * 100.0),
+        format!("{:.0} % unmatched", run["unmatched_share"].as_f64().unwrap_or_default() * 100.0),
         run["signals_per_s"].to_string(),
         run["cost"]["dispatcher_cpu_s"].to_string(),
         run["cpu_us_per_signal"].to_string(),
@@ -164,4 +188,10 @@ fn row(run: &Value) -> Vec<String> {
         run["sums"]["triggered"].to_string(),
         load(),
     ]
+}
+
+fn ceiling_row(run: &Value) -> Vec<String> {
+    let cells = ["signals_per_s", "cpu_s", "cpu_us_per_signal", "peak_resident_mb"].map(|key| run[key].to_string());
+    let rest = ["-".to_owned(), "-".to_owned(), load()];
+    ["bare consumer".to_owned()].into_iter().chain(cells).chain(rest).collect()
 }

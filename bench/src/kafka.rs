@@ -22,7 +22,7 @@ use crate::services::Services;
 pub(crate) struct Topic {
     pub(crate) name: String,
     pub(crate) partitions: i32,
-    servers: String,
+    pub(crate) servers: String,
 }
 
 impl Topic {
@@ -108,8 +108,7 @@ pub(crate) struct Delivered {
 }
 
 impl Producer {
-    /// Sends a signal; waits only where the local queue is full. `answered` is called with Kafka's acknowledgement
-    /// and gives the latency in microseconds, or nothing where nobody asks for it.
+    /// Sends a signal; waits only where the local queue is full. The acknowledgement is timed where `due` is known.
     pub(crate) fn send(&self, number: u64, payload: &str, due: Option<Due>) -> anyhow::Result<()> {
         let partition = i32::try_from(number % u64::try_from(self.partitions)?)?;
         let mut record = BaseRecord::with_opaque_to(&self.topic, Box::new(due)).partition(partition).payload(payload);

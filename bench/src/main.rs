@@ -4,6 +4,7 @@
 //! Owns the load, the clock and the figures. Must never link the program that it measures, and counts no run whose sums
 //! do not agree afterwards.
 
+mod ceiling;
 mod clock;
 mod dispatcher;
 mod drain;
@@ -38,6 +39,9 @@ struct Arguments {
 enum Command {
     /// How fast one instance gets through a topic that is full already.
     Drain(drain::Options),
+    /// Count a topic's records with a bare consumer (`drain` calls this).
+    #[command(hide = true)]
+    Count(ceiling::Options),
     /// How long a signal takes to become a task while signals come at a fixed rate.
     Paced(paced::Options),
 }
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
     };
     let result = stop::on_signals().and_then(|()| match arguments.command {
         Command::Drain(options) => drain::run(&options),
+        Command::Count(options) => ceiling::count(&options),
         Command::Paced(options) => paced::run(&options),
     });
     match result {

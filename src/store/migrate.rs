@@ -109,7 +109,9 @@ async fn install_triggers(connection: &Connection) -> Result<(Vec<String>, Vec<S
         // Updates of other columns (a last run, say) are frequent, and no change of a rule.
         let result = connection
             .batch(&format!(
+                // One instance at a time: two that replace the function at once get an error that is not about rights.
                 "begin;
+                 select pg_advisory_xact_lock(hashtext('trigger-dispatcher migrate'));
                  set local lock_timeout = '3s';
                  create or replace function dispatcher.tell_rules_changed() returns trigger language plpgsql as
                      $$ begin perform pg_notify('{CHANNEL}', ''); return null; end $$;

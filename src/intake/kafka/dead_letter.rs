@@ -1,5 +1,6 @@
 //! Bad records on their way to the dead-letter topic, with their bytes, their headers and the reason.
 
+use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
@@ -9,6 +10,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use super::Error;
 use super::client::{client_config, create, log};
+use crate::chaos::{self, Bug};
 use crate::config::KafkaConfig;
 use crate::intake::Rejected;
 use crate::telemetry::Seldom;
@@ -45,6 +47,11 @@ impl DeadLetters {
 
     /// Returns once every record is acknowledged.
     pub(super) async fn send(&self, rejected: &[Rejected]) -> Result<(), Error> {
+        if chaos::bug(Bug::DeadLetterNotAwaited) {
+            // Polled once: each is in the producer's queue, and nobody waits for it.
+            rejected.iter().for_each(|rejected| drop(self.send_one(rejected).now_or_never()));
+            return Ok(());
+        }
         // In slices, so that a burst of large records does not overrun the producer's queue.
         for slice in rejected.chunks(256) {
             let results = join_all(slice.iter().map(|rejected| self.send_one(rejected))).await;

@@ -8,6 +8,7 @@ use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::Offset;
 
 use super::client::IntakeContext;
+use crate::chaos::{self, Bug};
 use crate::config::OffsetReset;
 use crate::intake::Start;
 
@@ -60,7 +61,7 @@ pub(super) fn positions(
             }
             None => match committed.find_partition(topic, start.partition).map(|found| found.offset()) {
                 Some(Offset::Offset(offset)) => Offset::Offset(offset),
-                _ if reset == OffsetReset::Latest => Offset::End,
+                _ if reset == OffsetReset::Latest || chaos::bug(Bug::LatestReset) => Offset::End,
                 _ => Offset::Beginning,
             },
         };

@@ -49,10 +49,14 @@ fn the_headers_are_exactly_the_protocols() {
 #[test]
 fn a_configured_header_is_added_but_none_of_the_protocols_is_replaced() {
     let mut celery = celery();
-    celery.headers = json!({"traceparent": "00-1-2-01", "id": null, "task": "other", "timelimit": [1]}).as_object().unwrap().clone();
+    celery.headers =
+        json!({"traceparent": "00-1-2-01", "id": null, "task": "other", "timelimit": [1]}).as_object().unwrap().clone();
     let headers = Encoder::new(&celery).headers(&task("{}"), expires());
     assert_eq!(headers["traceparent"], "00-1-2-01");
-    assert_eq!((&headers["id"], &headers["task"], &headers["timelimit"]), (&json!(ID), &json!(celery.task_name), &json!([null, null])));
+    assert_eq!(
+        (&headers["id"], &headers["task"], &headers["timelimit"]),
+        (&json!(ID), &json!(celery.task_name), &json!([null, null]))
+    );
     assert_eq!(headers.len(), OWN_HEADERS.len() + 1);
 }
 

@@ -71,7 +71,14 @@ fn trigger_ids_never_change() {
 fn another_pipeline_slot_or_signal_is_another_trigger() {
     let other = Uuid::from_u128(1);
     // The last two differ only in where the slot ends.
-    let parts = [(PIPELINE, "", "a"), (other, "", "a"), (PIPELINE, "A", "a"), (PIPELINE, "", "b"), (PIPELINE, "A|", "B"), (PIPELINE, "A", "|B")];
+    let parts = [
+        (PIPELINE, "", "a"),
+        (other, "", "a"),
+        (PIPELINE, "A", "a"),
+        (PIPELINE, "", "b"),
+        (PIPELINE, "A|", "B"),
+        (PIPELINE, "A", "|B"),
+    ];
     let ids: HashSet<_> = parts.iter().map(|(pipeline, slot, signal)| trigger_id(*pipeline, slot, signal)).collect();
     assert_eq!(ids.len(), parts.len());
 }
@@ -133,7 +140,9 @@ fn what_the_signal_did_not_say_is_null() {
 
 #[test]
 fn identity_never_comes_from_the_payload() {
-    let kwargs = told(&json!({"pipeline_id": "x", "user_id": "x", "execution_id": "x", "backtest_pipeline_id": "x", "tickers": [{"ticker": "AAPL"}]}));
+    let kwargs = told(
+        &json!({"pipeline_id": "x", "user_id": "x", "execution_id": "x", "backtest_pipeline_id": "x", "tickers": [{"ticker": "AAPL"}]}),
+    );
     assert_eq!((&kwargs["pipeline_id"], &kwargs["user_id"]), (&json!(PIPELINE), &json!(USER)));
     assert!(!kwargs.to_string().contains("\"x\""), "{kwargs}");
 }
@@ -237,12 +246,14 @@ fn signals() -> impl Strategy<Value = Value> {
         1..6,
     );
     let texts = (any::<Option<String>>(), any::<Option<String>>(), any::<Option<String>>());
-    (tickers, texts, anything(), anything(), anything()).prop_map(|(tickers, (id, kind, source), timestamp, metadata, unknown)| {
-        json!({
-            "tickers": tickers, "signal_id": id, "signal_type": kind, "source": source,
-            "timestamp": timestamp, "metadata": metadata, "unknown": unknown,
-        })
-    })
+    (tickers, texts, anything(), anything(), anything()).prop_map(
+        |(tickers, (id, kind, source), timestamp, metadata, unknown)| {
+            json!({
+                "tickers": tickers, "signal_id": id, "signal_type": kind, "source": source,
+                "timestamp": timestamp, "metadata": metadata, "unknown": unknown,
+            })
+        },
+    )
 }
 
 proptest! {

@@ -1,0 +1,82 @@
+//! The ceiling: a bare consumer that only counts, in a process of its own, on the same topic and with the settings that the
+//! dispatcher's consumer has. What the dispatcher adds to this is its price.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Message as _;
+use rdkafka::{Offset, TopicPartitionList};
+use serde_json::{Value, json};
+
+use crate::clock::now;
+use crate::kafka::Topic;
+use crate::process::usage;
+use crate::results::round;
+
+/// How long Kafka may take to send anything at all.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    servers: String,
+    topic: String,
+    partitions: i32,
+    records: u64,
+}
+
+/// Counts a topic's records in a process of its own.
+pub(crate) fn measure(topic: &Topic, records: u64) -> anyhow::Result<Value> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["count", &topic.servers, &topic.name, &topic.partitions.to_string(), &records.to_string()]);
+    let output = command.output()?;
+    anyhow::ensure!(output.status.success(), "the bare consumer failed: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).context("the answer of the bare consumer")
+}
+
+/// The counting process.
+#[expect(clippy::print_stdout, reason = "the answer to the process that asked")]
+pub(crate) fn count(options: &Options) -> anyhow::Result<()> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &options.servers)
+        .set("group.id", "bench")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("check.crcs", "true")
+        .set("fetch.queue.backoff.ms", "5")
+        .set("queued.max.messages.kbytes", "65536")
+        .create()?;
+    let mut list = TopicPartitionList::new();
+    for partition in 0..options.partitions {
+        list.add_partition_offset(&options.topic, partition, Offset::Beginning)?;
+    }
+    consumer.assign(&list)?;
+    let mut bytes = take(&consumer)?;
+    let (began, before) = (now(), usage(std::process::id())?);
+    for _ in 1..options.records {
+        bytes += take(&consumer)?;
+    }
+    let seconds = (now() - began).as_secs_f64();
+    let after = usage(std::process::id())?;
+    let records = (options.records - 1) as f64;
+    println!(
+        "{}",
+        json!({
+            "signals_per_s": round(records / seconds, 0),
+            "cpu_s": round(after.cpu - before.cpu, 2),
+            "cpu_us_per_signal": round((after.cpu - before.cpu) / records * 1e6, 3),
+            "peak_resident_mb": round(after.peak, 1),
+            "bytes": bytes,
+        })
+    );
+    Ok(())
+}
+
+/// The size of the next record.
+fn take(consumer: &BaseConsumer) -> anyhow::Result<usize> {
+    let message = consumer.poll(PATIENCE).context("Kafka sends nothing")??;
+    Ok(message.payload().map_or(0, <[u8]>::len))
+}

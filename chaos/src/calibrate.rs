@@ -1,0 +1,4 @@
+//! placeholder
+pub(crate) fn run(_options: &crate::options::Options) -> anyhow::Result<bool> {
+    anyhow::bail!("not yet")
+}

@@ -1,0 +1,101 @@
+//! One in flight (I2), one claim (I3), and a claim wherever a pipeline was idle (I4).
+
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
+
+use crate::check::Findings;
+use crate::check::world::{Move, Trigger, World};
+use crate::run::{START_TIMEOUT, Witnesses};
+use crate::signals::Kind;
+
+/// How far apart an end and its commit may be, and still count as the same moment; microseconds.
+const SLACK: i64 = 1_000_000;
+
+pub(super) fn check(witnesses: &Witnesses, world: &World, findings: &mut Findings) {
+    let by_pipeline = world.by_pipeline();
+    one_in_flight(world, &by_pipeline, findings);
+    one_claim(world, findings);
+    retries(world, findings);
+    completeness(witnesses, world, &by_pipeline, findings);
+}
+
+/// No claim between another's claim and the end of its execution.
+fn one_in_flight(world: &World, by_pipeline: &HashMap<Uuid, Vec<&Trigger>>, findings: &mut Findings) {
+    for triggers in by_pipeline.values() {
+        for (position, trigger) in triggers.iter().enumerate() {
+            let Some((_, end)) = world.runs.get(&trigger.id) else { continue };
+            let end = end.unwrap_or(i64::MAX);
+            for later in triggers[position + 1..].iter().take_while(|later| later.claimed < end) {
+                findings.overlaps += 1;
+                findings.violated("I2", format!("{} was claimed while {} was in flight", later.id, trigger.id));
+            }
+        }
+    }
+}
+
+fn one_claim(world: &World, findings: &mut Findings) {
+    let mut known: HashMap<(Uuid, &str, &str), Uuid> = HashMap::new();
+    for trigger in &world.triggers {
+        if let Some(first) = known.insert((trigger.pipeline, &trigger.ticker, &trigger.signal_id), trigger.id) {
+            findings.violated("I3", format!("{first} and {} are claims of the same slot for the same signal", trigger.id));
+            if world.runs.contains_key(&first) && world.runs.contains_key(&trigger.id) {
+                findings.double_starts += 1;
+            }
+        }
+    }
+}
+
+/// A trigger is published again only after it had its time to start.
+fn retries(world: &World, findings: &mut Findings) {
+    let patience = i64::try_from(START_TIMEOUT.as_micros()).unwrap_or(i64::MAX);
+    let mut last: HashMap<Uuid, (i32, i64)> = HashMap::new();
+    for (trigger, attempt, at) in &world.attempts {
+        let (known, since) = *last.entry(*trigger).or_insert((*attempt, *at));
+        if *attempt == known {
+            continue;
+        }
+        findings.retries += 1;
+        if *attempt != known + 1 || at - since < patience {
+            let seconds = (at - since) as f64 / 1e6;
+            findings.violated("I3", format!("{trigger} went from attempt {known} to {attempt} after {seconds:.3} s"));
+        }
+        last.insert(*trigger, (*attempt, *at));
+    }
+}
+
+/// For each record and each pipeline that it concerns: a claim in its batch, or a reason against it.
+fn completeness(witnesses: &Witnesses, world: &World, by_pipeline: &HashMap<Uuid, Vec<&Trigger>>, findings: &mut Findings) {
+    let claimed: HashSet<(Uuid, &str)> = world.triggers.iter().map(|trigger| (trigger.pipeline, trigger.signal_id.as_str())).collect();
+    for (place @ (partition, offset), number) in &world.records {
+        let Kind::Signal { origin, tickers } = witnesses.signals.kind(*number) else { continue };
+        // A record that was never decided is I1's.
+        let Some(moved) = world.moves.get(partition).and_then(|moves| decision(moves, *offset)) else { continue };
+        let id = witnesses.signals.signal_id(origin);
+        for pipeline in witnesses.platform.watchers(&tickers) {
+            let triggers = by_pipeline.get(&pipeline).map(Vec::as_slice).unwrap_or_default();
+            let known = id.as_deref().is_some_and(|id| claimed.contains(&(pipeline, id)));
+            if !known && !triggers.iter().any(|trigger| is_reason(world, trigger, moved)) {
+                findings.violated("I4", format!("record {number} at {place:?} found {pipeline} idle and did not trigger it"));
+            }
+        }
+    }
+}
+
+/// The move that decided a record.
+fn decision(moves: &[Move], offset: i64) -> Option<Move> {
+    let position = moves.partition_point(|moved| moved.next_offset.is_none_or(|next| next <= offset));
+    moves.get(position).copied()
+}
+
+/// Whether the slot was taken when a batch was decided: by the batch itself, by another one at the same time, or before.
+fn is_reason(world: &World, trigger: &Trigger, moved: Move) -> bool {
+    if trigger.claimed >= moved.decided {
+        return trigger.claimed <= moved.written + SLACK;
+    }
+    let held_until = match world.runs.get(&trigger.id) {
+        Some((_, end)) => end.unwrap_or(i64::MAX),
+        None => trigger.leased_until,
+    };
+    moved.decided <= held_until.saturating_add(SLACK)
+}

@@ -1,0 +1,89 @@
+//! The verdict: invariants I1 to I9, from outside evidence only.
+//!
+//! I1 nothing lost · I2 one in flight · I3 one claim, one start, one message · I4 an idle pipeline is triggered · I5 the sums
+//! agree · I6 the order of durability · I7 nothing runs that should not · I8 it settles, in bounded memory · I9 logs are clean.
+
+mod claims;
+mod logs;
+mod records;
+mod tasks;
+mod world;
+
+use std::collections::BTreeMap;
+
+use crate::run::Witnesses;
+
+use self::world::World;
+
+/// Something that must not be.
+#[derive(Debug, Clone)]
+pub(crate) struct Violation {
+    pub(crate) invariant: &'static str,
+    pub(crate) text: String,
+}
+
+/// The verdict of a run.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Findings {
+    pub(crate) violations: Vec<Violation>,
+    pub(crate) records: u64,
+    pub(crate) triggers: u64,
+    pub(crate) lost: u64,
+    pub(crate) double_starts: u64,
+    pub(crate) overlaps: u64,
+    pub(crate) gap: u64,
+    /// Messages beyond one for each attempt.
+    pub(crate) extra: u64,
+    /// Messages that came again because Redis was killed and had forgotten that they were taken.
+    pub(crate) rolled_back: u64,
+    /// Attempts beyond the first.
+    pub(crate) retries: u64,
+    /// Dead letters beyond one for each bad record.
+    pub(crate) extra_dead_letters: u64,
+    /// How often a partition changed hands.
+    pub(crate) epochs: u64,
+    /// What became of the records.
+    pub(crate) dispositions: BTreeMap<&'static str, i64>,
+}
+
+impl Findings {
+    pub(crate) fn held(&self) -> bool {
+        self.violations.is_empty()
+    }
+
+    fn violated(&mut self, invariant: &'static str, text: impl Into<String>) {
+        self.violations.push(Violation { invariant, text: text.into() });
+    }
+
+    /// The invariants that were violated, each with how often.
+    pub(crate) fn fired(&self) -> BTreeMap<&'static str, usize> {
+        let mut fired = BTreeMap::new();
+        for violation in &self.violations {
+            *fired.entry(violation.invariant).or_default() += 1;
+        }
+        fired
+    }
+}
+
+/// Checks everything.
+pub(crate) fn check(witnesses: &Witnesses) -> anyhow::Result<Findings> {
+    let world = World::load(witnesses)?;
+    let mut findings = Findings { records: world.records.len() as u64, triggers: world.triggers.len() as u64, ..Findings::default() };
+    records::check(witnesses, &world, &mut findings)?;
+    claims::check(witnesses, &world, &mut findings);
+    tasks::check(witnesses, &world, &mut findings);
+    logs::check(witnesses, &world, &mut findings)?;
+    if let Some(unsettled) = &witnesses.unsettled {
+        findings.violated("I8", format!("not settled {} s after the last fault: {unsettled}", witnesses.plan.settle.as_secs()));
+    }
+    for point in crate::report::missed(witnesses) {
+        findings.violated("coverage", format!("no process died at {point}: the run proves nothing about it"));
+    }
+    if witnesses.watched.resident > MAX_RESIDENT_MB {
+        findings.violated("I8", format!("an instance took {:.0} MB", witnesses.watched.resident));
+    }
+    anyhow::ensure!(witnesses.watched.looks > 0, "the group's offsets were never compared: this run proves nothing about I6");
+    Ok(findings)
+}
+
+const MAX_RESIDENT_MB: f64 = 256.0;

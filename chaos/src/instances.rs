@@ -1,0 +1,139 @@
+//! The dispatchers: processes that are started, killed, stopped and started again.
+
+use std::fs::OpenOptions;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::clock;
+use crate::evidence::Evidence;
+use crate::services::signal_process;
+
+/// Instances that run side by side.
+pub(crate) const INSTANCES: usize = 3;
+/// The signal that a crash point ends its process with.
+const ABORTED: i32 = 6;
+
+/// The dispatchers of a run. Killed when they go out of scope.
+#[derive(Debug)]
+pub(crate) struct Instances {
+    program: PathBuf,
+    variables: Vec<(String, String)>,
+    evidence: Arc<Evidence>,
+    running: [Mutex<Option<Child>>; INSTANCES],
+}
+
+impl Instances {
+    pub(crate) fn new(variables: Vec<(String, String)>, evidence: &Arc<Evidence>) -> anyhow::Result<Self> {
+        // Built beside this one.
+        let program = std::env::current_exe()?.with_file_name("trigger-dispatcher");
+        Ok(Self { program, variables, evidence: Arc::clone(evidence), running: Default::default() })
+    }
+
+    fn command(&self, argument: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        // An empty environment and another folder: nothing of a developer's may join in.
+        command.arg(argument).env_clear().envs(self.variables.iter().cloned()).current_dir(self.evidence.folder());
+        command.stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn migrate(&self) -> anyhow::Result<()> {
+        let output = self.command("migrate").output().with_context(|| format!("cannot run {}", self.program.display()))?;
+        anyhow::ensure!(output.status.success(), "trigger-dispatcher migrate: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
+    /// Waits for whoever is busy with the instance. Only one fault at a time concerns an instance.
+    fn lock(&self, number: usize) -> MutexGuard<'_, Option<Child>> {
+        self.running[number].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts one that is down; with `crash`, it will die at that point.
+    pub(crate) fn start(&self, number: usize, crash: Option<&str>) -> anyhow::Result<()> {
+        let mut slot = self.lock(number);
+        anyhow::ensure!(slot.is_none(), "instance {number} runs already");
+        let path = self.evidence.folder().join(format!("instance-{number}.log"));
+        let log = OpenOptions::new().create(true).append(true).open(path)?;
+        let mut command = self.command("run");
+        command.env("HOSTNAME", format!("instance-{number}"));
+        if let Some(crash) = crash {
+            command.env("CHAOS_CRASH", crash);
+        }
+        *slot = Some(command.stderr(log.try_clone()?).stdout(log).spawn().context("cannot start an instance")?);
+        Ok(())
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub(crate) fn kill(&self, number: usize) -> anyhow::Result<()> {
+        if let Some(mut child) = self.lock(number).take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn restart(&self, number: usize) -> anyhow::Result<()> {
+        self.kill(number)?;
+        self.start(number, None)
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub(crate) fn stop(&self, number: usize) -> anyhow::Result<ExitStatus> {
+        let mut slot = self.lock(number);
+        let mut child = slot.take().with_context(|| format!("instance {number} is down"))?;
+        signal_process(child.id(), "TERM")?;
+        match clock::wait_for(Duration::from_secs(60), || Ok(child.try_wait()?))? {
+            Some(status) => Ok(status),
+            None => {
+                child.kill()?;
+                child.wait()?;
+                anyhow::bail!("instance {number} does not end within 60 s after SIGTERM")
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, number: usize, signal: &str) -> anyhow::Result<()> {
+        match &*self.lock(number) {
+            Some(child) => signal_process(child.id(), signal),
+            None => anyhow::bail!("instance {number} is down"),
+        }
+    }
+
+    /// Whether an instance has died at its crash point; its place is free then. An instance that ended in another way is an
+    /// error: nothing that we do should end it.
+    pub(crate) fn has_crashed(&self, number: usize) -> anyhow::Result<bool> {
+        let mut slot = self.lock(number);
+        let Some(status) = slot.as_mut().map(Child::try_wait).transpose()?.flatten() else { return Ok(false) };
+        *slot = None;
+        anyhow::ensure!(status.signal() == Some(ABORTED), "instance {number} ended by itself: {status}");
+        Ok(true)
+    }
+
+    /// Fails if an instance has ended by itself.
+    pub(crate) fn check(&self) -> anyhow::Result<()> {
+        for number in 0..INSTANCES {
+            if let Some(status) = self.lock(number).as_mut().map(Child::try_wait).transpose()?.flatten() {
+                anyhow::bail!("instance {number} ended by itself: {status}");
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        (0..INSTANCES).filter_map(|number| self.lock(number).as_ref().map(Child::id)).collect()
+    }
+}
+
+impl Drop for Instances {
+    fn drop(&mut self) {
+        for number in 0..INSTANCES {
+            // Nothing more can be done about one that cannot be killed.
+            self.kill(number).ok();
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What a run has shown: one line, and the table of what hit.
+#![expect(clippy::print_stdout, reason = "the answer of the program")]
+
+use trigger_dispatcher::chaos::POINTS;
+
+use crate::check::Findings;
+use crate::plan::Fault;
+use crate::run::Witnesses;
+
+/// Violations that are printed of each invariant; the rest is counted.
+const SHOWN: usize = 4;
+
+pub(crate) fn print(witnesses: &Witnesses, findings: &Findings) -> anyhow::Result<()> {
+    let text = text(witnesses, findings);
+    std::fs::write(witnesses.evidence.folder().join("report.txt"), &text)?;
+    println!("{text}");
+    Ok(())
+}
+
+fn text(witnesses: &Witnesses, findings: &Findings) -> String {
+    let hits = witnesses.evidence.hits();
+    let mut lines = Vec::new();
+    for (fault, count) in &hits {
+        lines.push(format!("{count:>6} × {fault}"));
+    }
+    let missed: Vec<_> = missed(witnesses);
+    if !missed.is_empty() {
+        lines.push(format!("       NOT HIT: {}", missed.join(", ")));
+    }
+    let Witnesses { plan, seen, watched, .. } = witnesses;
+    let dispositions: Vec<_> = findings.dispositions.iter().map(|(name, count)| format!("{name} {count}")).collect();
+    lines.push(format!("records: {} = {}", findings.records, dispositions.join(" + ")));
+    lines.push(format!(
+        "triggers {}, attempts beyond the first {}, messages {}: lost by workers {}, refused {}, expired {}, given out again by a killed Redis {}",
+        findings.triggers, findings.retries, seen.received.len(), seen.lost, seen.refused, seen.expired, findings.rolled_back
+    ));
+    lines.push(format!(
+        "dead letters beyond one a record {}, epochs {}, settled {:.1} s after the last fault, {:.0} MB at most, {} looks at the group's offsets",
+        findings.extra_dead_letters, findings.epochs, witnesses.settled, watched.resident, watched.looks
+    ));
+    for (invariant, count) in findings.fired() {
+        lines.push(format!("{invariant} VIOLATED {count} times:"));
+        let of = findings.violations.iter().filter(|violation| violation.invariant == invariant);
+        lines.extend(of.take(SHOWN).map(|violation| format!("    {}", violation.text)));
+    }
+    let kills: u32 = hits.iter().filter(|(fault, _)| *fault == "kill -9" || fault.starts_with("at ")).map(|(_, count)| count).sum();
+    lines.push(format!(
+        "{} {}: kills {kills}, signals {}, lost {}, double starts {}, overlaps {}, conservation gap {}, extra messages {} (seed {})",
+        plan.name,
+        if findings.held() { "ok" } else { "FAILED" },
+        findings.records, findings.lost, findings.double_starts, findings.overlaps, findings.gap, findings.extra, plan.seed
+    ));
+    if !findings.held() {
+        lines.push(format!("evidence: {}   database: {}", witnesses.evidence.folder().display(), witnesses.platform.name));
+    }
+    lines.join("\n")
+}
+
+/// Points that the plan has and that no process died at.
+pub(crate) fn missed(witnesses: &Witnesses) -> Vec<&'static str> {
+    let hits = witnesses.evidence.hits();
+    let planned = |point: &str| witnesses.plan.lanes.iter().flatten().any(|step| matches!(step.fault, Fault::Point(name, _) if name == point));
+    POINTS.into_iter().filter(|point| planned(point) && !hits.contains_key(&format!("at {point}"))).collect()
+}

@@ -1,0 +1,158 @@
+//! The seams of the loop, wrapped: calls that are slow, fail before or after their effect, or take effect when the caller has
+//! long given up. The planted bugs live here too, never in `src/`.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use trigger_dispatcher::chaos::Bug;
+
+/// What a call may suffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    ErrorBefore,
+    LostReply,
+    LateEffect,
+    Delay,
+    Crash,
+    Zombie,
+    Eviction,
+    Stop,
+    DeadLetterFailed,
+    MessageLost,
+    MessageRedelivered,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 11] = [
+        Self::ErrorBefore,
+        Self::LostReply,
+        Self::LateEffect,
+        Self::Delay,
+        Self::Crash,
+        Self::Zombie,
+        Self::Eviction,
+        Self::Stop,
+        Self::DeadLetterFailed,
+        Self::MessageLost,
+        Self::MessageRedelivered,
+    ];
+}
+
+/// The call did not succeed, as far as the caller can tell.
+#[derive(Debug, thiserror::Error)]
+#[error("injected: {0:?}")]
+pub(crate) struct Injected(pub(crate) Fault);
+
+/// How often what is injected.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rates {
+    pub(crate) error_before: f64,
+    pub(crate) lost_reply: f64,
+    pub(crate) late_effect: f64,
+    /// A call takes up to so many polls, twice: before and after its effect.
+    pub(crate) longest_delay: u32,
+}
+
+#[derive(Debug)]
+struct Inner {
+    random: StdRng,
+    rates: Rates,
+    is_on: bool,
+    hits: BTreeMap<Fault, u64>,
+}
+
+/// The one source of bad luck of a schedule.
+#[derive(Debug, Clone)]
+pub(crate) struct Chaos {
+    inner: Arc<Mutex<Inner>>,
+    bug: Option<Bug>,
+}
+
+impl Chaos {
+    pub(crate) fn new(seed: u64, rates: Rates, bug: Option<Bug>) -> Self {
+        let inner = Inner { random: StdRng::seed_from_u64(seed), rates, is_on: true, hits: BTreeMap::new() };
+        Self { inner: Arc::new(Mutex::new(inner)), bug }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the bug is planted.
+    pub(crate) fn has(&self, bug: Bug) -> bool {
+        self.bug == Some(bug)
+    }
+
+    /// From here on nothing fails any more.
+    pub(crate) fn heal(&self) {
+        self.inner().is_on = false;
+    }
+
+    /// Notes that a fault has hit.
+    pub(crate) fn hit(&self, fault: Fault) {
+        *self.inner().hits.entry(fault).or_default() += 1;
+    }
+
+    pub(crate) fn hits(&self) -> BTreeMap<Fault, u64> {
+        self.inner().hits.clone()
+    }
+
+    /// Whether bad luck strikes; noted if so.
+    pub(crate) fn strikes(&self, fault: Fault, rate: f64) -> bool {
+        let mut inner = self.inner();
+        let strikes = inner.is_on && inner.random.random_bool(rate);
+        if strikes {
+            *inner.hits.entry(fault).or_default() += 1;
+        }
+        strikes
+    }
+
+    /// A call whose effect the caller will not wait for.
+    pub(crate) fn is_late(&self) -> bool {
+        let rate = self.inner().rates.late_effect;
+        self.strikes(Fault::LateEffect, rate)
+    }
+
+    /// Some polls in which others go on, or we die.
+    pub(crate) async fn delay(&self) {
+        let polls = {
+            let mut inner = self.inner();
+            let most = if inner.is_on { inner.rates.longest_delay } else { 0 };
+            inner.random.random_range(0..=most)
+        };
+        for _ in 0..polls {
+            yield_once().await;
+        }
+        if polls > 0 {
+            self.hit(Fault::Delay);
+        }
+    }
+
+    /// Calls something far away.
+    pub(crate) async fn call<T>(&self, effect: impl Future<Output = Result<T, Infallible>>) -> Result<T, Injected> {
+        let Rates { error_before, lost_reply, .. } = self.inner().rates;
+        self.delay().await;
+        if self.strikes(Fault::ErrorBefore, error_before) {
+            return Err(Injected(Fault::ErrorBefore));
+        }
+        let value = match effect.await {
+            Ok(value) => value,
+            Err(never) => match never {},
+        };
+        self.delay().await;
+        if self.strikes(Fault::LostReply, lost_reply) {
+            return Err(Injected(Fault::LostReply));
+        }
+        Ok(value)
+    }
+}
+
+async fn yield_once() {
+    let mut has_yielded = false;
+    poll_fn(|_| if std::mem::replace(&mut has_yielded, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+}

@@ -1,0 +1,240 @@
+//! What must hold, judged from outside: what was produced, the ledger, the broker's messages, the workers' runs, the dead
+//! letters, the group's offsets and the sums.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use trigger_dispatcher::store::memory::{Progress, PublicationState, Trigger};
+use uuid::Uuid;
+
+use crate::clock;
+use crate::plan::{Plan, Produced};
+use crate::seams::Services;
+use crate::sweeper::START_TIMEOUT;
+use crate::worker::Worker;
+
+/// The promises, by their numbers in docs/reliability.md.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Invariant {
+    /// Every record is decided, and every claim reaches a start.
+    I1NoLoss,
+    /// A slot has one trigger in flight.
+    I2OneInFlight,
+    /// One trigger for each (slot, signal), one message for each attempt.
+    I3OneClaim,
+    /// A slot that was wanted was triggered, and what nobody watches was not.
+    I4Completeness,
+    /// The sums agree.
+    I5Conservation,
+    /// No offset beyond what is decided, none beyond an unwritten dead letter.
+    I6Order,
+    /// Every task has its record and its rule.
+    I7Traceable,
+    /// After the last fault everything comes to its end.
+    I8Liveness,
+}
+
+#[derive(Debug)]
+pub(crate) struct Violation {
+    pub(crate) invariant: Invariant,
+    pub(crate) text: String,
+}
+
+/// A record in the topic.
+#[derive(Debug)]
+pub(crate) struct Record {
+    place: (i32, i64),
+    signal: String,
+    tickers: Vec<&'static str>,
+}
+
+impl Record {
+    pub(crate) fn new(produced: &Produced, offset: usize) -> Self {
+        let place = (i32::try_from(produced.partition).unwrap(), i64::try_from(offset).unwrap());
+        Self { place, signal: produced.signal.clone(), tickers: produced.tickers.clone() }
+    }
+
+    fn is_bad(&self) -> bool {
+        self.tickers.is_empty()
+    }
+}
+
+/// What was seen from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Evidence {
+    records: BTreeMap<(i32, i64), Record>,
+    violations: Vec<Violation>,
+}
+
+impl Evidence {
+    pub(crate) fn produced(&mut self, record: Record) {
+        self.records.insert(record.place, record);
+    }
+
+    fn check(&mut self, holds: bool, invariant: Invariant, text: impl FnOnce() -> String) {
+        // One of a kind says enough.
+        if !holds && self.violations.iter().all(|known| known.invariant != invariant) {
+            self.violations.push(Violation { invariant, text: text() });
+        }
+    }
+
+    /// What must hold at every moment.
+    pub(crate) fn look(&mut self, services: &Services) {
+        let progress = services.store.progress();
+        let next = |partition: i32| progress.get(&partition).and_then(|progress| progress.next_offset).unwrap_or(0);
+        for (partition, committed) in services.topic.committed() {
+            let decided = next(partition);
+            self.check(committed <= decided, Invariant::I6Order, || {
+                format!("partition {partition}: Kafka was told {committed}, decided is {decided}")
+            });
+        }
+        let bad: Vec<_> = self.records.values().filter(|record| record.is_bad()).map(|record| record.place).collect();
+        if bad.is_empty() {
+            return;
+        }
+        let written: BTreeSet<_> = services.topic.dead_letters().iter().map(|letter| (letter.partition, letter.offset)).collect();
+        for (partition, offset) in bad {
+            let is_beyond = next(partition) > offset;
+            self.check(!is_beyond || written.contains(&(partition, offset)), Invariant::I6Order, || {
+                format!("progress is beyond the bad record at {partition}/{offset}, and there is no dead letter")
+            });
+        }
+    }
+
+    /// Triggers of which it is not settled whether they start.
+    pub(crate) fn unresolved(&self, services: &Services, worker: &Worker) -> Vec<Uuid> {
+        let now_ms = clock::now_ms();
+        let open = |(id, trigger): &(Uuid, Trigger)| {
+            !worker.runs.contains_key(id) && !trigger.failed && trigger.leased_until_ms > now_ms
+        };
+        services.store.ledger().into_iter().filter(open).map(|(id, _)| id).collect()
+    }
+
+    /// What must hold in the end.
+    pub(crate) fn judge(mut self, plan: &Plan, services: &Services, worker: &Worker) -> Vec<Violation> {
+        let (progress, ledger) = (services.store.progress(), services.store.ledger());
+        self.decisions(plan, services, &progress, &ledger);
+        self.starts(plan, services, worker, &ledger);
+        self.slots(worker, &ledger);
+        self.messages(plan, services, worker, &ledger);
+        self.violations
+    }
+
+    fn decisions(
+        &mut self,
+        plan: &Plan,
+        services: &Services,
+        progress: &BTreeMap<i32, Progress>,
+        ledger: &BTreeMap<Uuid, Trigger>,
+    ) {
+        for (partition, end) in (0..).zip(services.topic.ends()) {
+            let now = progress.get(&partition).copied().unwrap_or_default();
+            let next = now.next_offset.unwrap_or(0);
+            self.check(next == end, Invariant::I8Liveness, || format!("partition {partition} stands at {next} of {end}"));
+            if next != end {
+                continue;
+            }
+            self.check(now.consumed >= end, Invariant::I1NoLoss, || {
+                format!("partition {partition}: {} of {end} records were decided", now.consumed)
+            });
+            self.check(now.consumed <= end, Invariant::I5Conservation, || {
+                format!("partition {partition}: {end} records were decided {} times", now.consumed)
+            });
+            let sum = now.triggered + now.busy + now.redelivered + now.merged + now.unmatched + now.stale + now.invalid;
+            self.check(now.consumed == sum, Invariant::I5Conservation, || format!("partition {partition}: {now:?}"));
+            let here: Vec<&Record> = self.records.values().filter(|record| record.place.0 == partition).collect();
+            let count = |test: &dyn Fn(&Record) -> bool| {
+                i64::try_from(here.iter().filter(|record| test(record)).count()).unwrap()
+            };
+            let bad = count(&Record::is_bad);
+            let unmatched = count(&|record| !record.is_bad() && watchers(plan, record) == 0);
+            let leads: BTreeSet<_> = ledger.values().map(|trigger| (trigger.partition, trigger.offset)).collect();
+            let triggered = count(&|record| leads.contains(&record.place));
+            self.check(now.invalid == bad, Invariant::I5Conservation, || format!("{} of {bad} bad records", now.invalid));
+            self.check(now.unmatched == unmatched, Invariant::I4Completeness, || format!("{} of {unmatched}", now.unmatched));
+            self.check(now.triggered == triggered, Invariant::I5Conservation, || format!("{} of {triggered}", now.triggered));
+        }
+        let triggered: BTreeSet<Uuid> = ledger.values().map(|trigger| trigger.pipeline_id).collect();
+        for (pipeline_id, tickers) in &plan.watched {
+            let wanted = self.records.values().any(|record| record.tickers.iter().any(|ticker| tickers.contains(ticker)));
+            self.check(!wanted || triggered.contains(pipeline_id), Invariant::I4Completeness, || {
+                format!("{pipeline_id} was idle and wanted, and never triggered")
+            });
+        }
+    }
+
+    fn starts(&mut self, plan: &Plan, services: &Services, worker: &Worker, ledger: &BTreeMap<Uuid, Trigger>) {
+        let unresolved = self.unresolved(services, worker);
+        self.check(unresolved.is_empty(), Invariant::I1NoLoss, || format!("neither started nor given up: {unresolved:?}"));
+        let waiting = services.store.publications().values().filter(|state| **state == PublicationState::Claimed).count();
+        self.check(waiting == 0, Invariant::I8Liveness, || format!("{waiting} publications are not confirmed"));
+        for (id, trigger) in ledger.iter().filter(|(id, _)| !worker.runs.contains_key(*id)) {
+            // Given up only for a reason that the outside can see too.
+            let lost = worker.lost.iter().filter(|lost| *lost == id).count();
+            let late = worker.expired.contains(id) || trigger.leased_until_ms <= clock::now_ms();
+            let is_excused = if trigger.failed { lost > 0 || late } else { late && plan.lease < LONG };
+            self.check(is_excused, Invariant::I1NoLoss, || format!("{id} never started, and the broker lost {lost}: {trigger:?}"));
+        }
+    }
+
+    fn slots(&mut self, worker: &Worker, ledger: &BTreeMap<Uuid, Trigger>) {
+        let mut slots: BTreeMap<(Uuid, &str), Vec<(&Uuid, &Trigger)>> = BTreeMap::new();
+        let mut signals = BTreeSet::new();
+        for (id, trigger) in ledger {
+            slots.entry((trigger.pipeline_id, &trigger.ticker)).or_default().push((id, trigger));
+            let place = (trigger.partition, trigger.offset);
+            let signal = self.records.get(&place).map_or_else(String::new, |record| record.signal.clone());
+            let is_new = signals.insert((trigger.pipeline_id, trigger.ticker.clone(), signal.clone()));
+            self.check(is_new, Invariant::I3OneClaim, || format!("{signal} triggered {} twice", trigger.pipeline_id));
+        }
+        for triggers in slots.values_mut() {
+            triggers.sort_by_key(|(_, trigger)| trigger.claimed_at_ms);
+            for pair in triggers.windows(2) {
+                let [(first, _), (second, claim)] = pair else { continue };
+                // A trigger that never ran took nothing; one that did must have ended before the next one was claimed.
+                let ended = worker.runs.get(*first).map(|run| run.ended_ms.unwrap_or(i64::MAX));
+                self.check(ended.is_none_or(|ended| ended <= claim.claimed_at_ms), Invariant::I2OneInFlight, || {
+                    format!("{second} was claimed at {}, {first}: {:?}", claim.claimed_at_ms, worker.runs.get(*first))
+                });
+            }
+        }
+    }
+
+    fn messages(&mut self, plan: &Plan, services: &Services, worker: &Worker, ledger: &BTreeMap<Uuid, Trigger>) {
+        let mut seen: BTreeMap<Uuid, i32> = BTreeMap::new();
+        for message in &worker.messages {
+            *seen.entry(message.trigger_id).or_default() += 1;
+            let trigger = ledger.get(&message.trigger_id);
+            self.check(trigger.is_some_and(|trigger| is_traceable(plan, &self.records, trigger, &message.kwargs)), Invariant::I7Traceable, || {
+                format!("{message:?} comes of {trigger:?}")
+            });
+        }
+        for (id, count) in seen {
+            let attempts = ledger.get(&id).map_or(0, |trigger| trigger.attempt);
+            self.check(count <= attempts, Invariant::I3OneClaim, || format!("{id}: {count} messages in {attempts} attempts"));
+        }
+        let patience = i64::try_from(START_TIMEOUT.as_millis()).unwrap();
+        for (id, pushed) in services.broker.pushed() {
+            let is_patient = pushed.windows(2).all(|pair| pair[1].1 - pair[0].1 >= patience);
+            self.check(is_patient, Invariant::I3OneClaim, || format!("{id} was attempted anew too soon: {pushed:?}"));
+        }
+    }
+}
+
+/// Leases as long as this never run out in a schedule.
+const LONG: std::time::Duration = std::time::Duration::from_secs(3_600);
+
+fn watchers(plan: &Plan, record: &Record) -> usize {
+    plan.watched.values().filter(|watched| record.tickers.iter().any(|ticker| watched.contains(ticker))).count()
+}
+
+fn is_traceable(plan: &Plan, records: &BTreeMap<(i32, i64), Record>, trigger: &Trigger, kwargs: &str) -> bool {
+    let Some(record) = records.get(&(trigger.partition, trigger.offset)) else { return false };
+    let Ok(told) = serde_json::from_str::<Value>(kwargs) else { return false };
+    let symbol = told["symbol"].as_str().unwrap_or_default();
+    kwargs == trigger.kwargs
+        && told["pipeline_id"].as_str() == Some(&trigger.pipeline_id.to_string())
+        && told["signal_context"]["signal_id"].as_str() == Some(&record.signal)
+        && record.tickers.contains(&symbol)
+        && plan.watched.get(&trigger.pipeline_id).is_some_and(|watched| watched.contains(&symbol))
+}

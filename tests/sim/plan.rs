@@ -1,0 +1,118 @@
+//! What happens in a schedule, drawn from its seed: the records, the rules, and how bad the luck is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{Rng as _, SeedableRng as _};
+use trigger_dispatcher::config::Scope;
+use trigger_dispatcher::intake::memory::MemoryRecord;
+use trigger_dispatcher::rules::{Rule, RuleSet};
+use trigger_dispatcher::store::refresh::SharedRules;
+use uuid::Uuid;
+
+use crate::faults::Rates;
+
+/// The last one is watched by nobody.
+const TICKERS: [&str; 5] = ["AAPL", "MSFT", "NVDA", "TSLA", "IBM"];
+const MALFORMED: [&[u8]; 6] = [b"", b"not json", b"[1, 2]", b"{\"tickers\": []}", b"{\"tickers\": [{\"ticker\": 7}]}", b"{\"a\": \"\xff\"}"];
+
+/// A record, as its producer knows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Produced {
+    pub(crate) partition: usize,
+    /// What makes two records the same signal.
+    pub(crate) signal: String,
+    /// None if the record is bad.
+    pub(crate) tickers: Vec<&'static str>,
+    pub(crate) record: MemoryRecord,
+}
+
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) partitions: usize,
+    pub(crate) instances: usize,
+    pub(crate) scope: Scope,
+    pub(crate) lease: Duration,
+    /// Whether the broker may lose tasks, and sweepers look for tasks that never started.
+    pub(crate) broker_forgets: bool,
+    pub(crate) steps: u32,
+    pub(crate) crashes: u32,
+    pub(crate) rates: Rates,
+    /// What each pipeline watches.
+    pub(crate) watched: BTreeMap<Uuid, Vec<&'static str>>,
+    pub(crate) records: Vec<Produced>,
+}
+
+impl Plan {
+    pub(crate) fn draw(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed ^ 0x5eed);
+        let partitions = random.random_range(1..=4);
+        let pipeline = |number: u128, random: &mut StdRng| {
+            let count = random.random_range(1..=2);
+            (Uuid::from_u128(number + 1), TICKERS[..4].choose_multiple(random, count).copied().collect())
+        };
+        let pipelines = random.random_range(1..=4);
+        let watched = (0..pipelines).map(|number| pipeline(number, &mut random)).collect();
+        let broker_forgets = random.random_bool(0.4);
+        let records = records(&mut random, partitions);
+        Self {
+            partitions,
+            instances: random.random_range(2..=3),
+            scope: if random.random_bool(0.7) { Scope::Pipeline } else { Scope::Ticker },
+            // A short one runs out in the middle of things.
+            lease: Duration::from_secs(if random.random_bool(0.3) { 25 } else { 3_600 }),
+            broker_forgets,
+            steps: random.random_range(150..=500),
+            crashes: random.random_range(0..=4),
+            rates: Rates {
+                error_before: *[0.0, 0.05, 0.3].choose(&mut random).unwrap(),
+                lost_reply: *[0.0, 0.05, 0.3].choose(&mut random).unwrap(),
+                late_effect: *[0.0, 0.0, 0.1].choose(&mut random).unwrap(),
+                longest_delay: random.random_range(0..=4),
+            },
+            watched,
+            records,
+        }
+    }
+
+    pub(crate) fn rules(&self) -> SharedRules {
+        let rule = |(pipeline_id, tickers): (&Uuid, &Vec<&str>)| Rule {
+            pipeline_id: *pipeline_id,
+            user_id: None,
+            tickers: tickers.iter().map(|ticker| (*ticker).to_owned()).collect(),
+            subscriptions: Vec::new(),
+        };
+        Arc::new(ArcSwap::from_pointee(RuleSet::new(self.watched.iter().map(rule).collect())))
+    }
+}
+
+fn records(random: &mut StdRng, partitions: usize) -> Vec<Produced> {
+    let mut records: Vec<Produced> = Vec::new();
+    for number in 0..random.random_range(4..=24) {
+        let partition = random.random_range(0..partitions);
+        if random.random_bool(0.12) {
+            let payload = Some(MALFORMED.choose(random).unwrap().to_vec());
+            let record = MemoryRecord { payload, ..MemoryRecord::default() };
+            records.push(Produced { partition, signal: format!("bad {number}"), tickers: Vec::new(), record });
+            continue;
+        }
+        // A generator that was not sure sends a signal again, maybe elsewhere.
+        let good: Vec<&Produced> = records.iter().filter(|record| !record.tickers.is_empty()).collect();
+        if let Some(again) = good.choose(random).filter(|_| random.random_bool(0.2)) {
+            records.push(Produced { partition, ..(*again).clone() });
+            continue;
+        }
+        let count = random.random_range(1..=2);
+        let tickers: Vec<&str> = TICKERS.choose_multiple(random, count).copied().collect();
+        let signal = format!("signal {number}");
+        let list: Vec<String> = tickers.iter().map(|ticker| format!(r#"{{"ticker": "{ticker}"}}"#)).collect();
+        let payload = format!(r#"{{"signal_id": "{signal}", "tickers": [{}]}}"#, list.join(", "));
+        let record = MemoryRecord { payload: Some(payload.into_bytes()), ..MemoryRecord::default() };
+        records.push(Produced { partition, signal, tickers, record });
+    }
+    records
+}

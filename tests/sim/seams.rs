@@ -1,0 +1,254 @@
+//! `Source`, `Claims` and `TaskQueue` of an instance: the in-memory twins behind [`Chaos`].
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use trigger_dispatcher::chaos::Bug;
+use trigger_dispatcher::intake::memory::{MemorySource, MemoryTopic};
+use trigger_dispatcher::intake::{Arrival, Offsets, Rejected, Source, Start};
+use trigger_dispatcher::store::memory::{MemoryClaims, MemoryStore};
+use trigger_dispatcher::store::{ClaimRequest, Claims, Verdict};
+use trigger_dispatcher::tasks::memory::MemoryQueue;
+use trigger_dispatcher::tasks::{Publication, TaskQueue};
+use uuid::Uuid;
+
+use crate::clock;
+use crate::faults::{Chaos, Fault, Injected};
+
+/// Everything that instances, sweepers and workers share.
+#[derive(Debug, Clone)]
+pub(crate) struct Services {
+    pub(crate) chaos: Chaos,
+    pub(crate) topic: MemoryTopic,
+    pub(crate) store: MemoryStore,
+    pub(crate) broker: Broker,
+    pub(crate) lease: Duration,
+    late: Arc<Mutex<Vec<Late>>>,
+}
+
+/// A request whose caller has given up, still on its way.
+#[derive(Debug)]
+enum Late {
+    Open(Vec<i32>),
+    Claim(ClaimRequest),
+    Enqueue(Publication),
+    Confirm(Vec<Uuid>),
+}
+
+impl Services {
+    pub(crate) fn new(chaos: Chaos, partitions: usize, lease: Duration) -> Self {
+        let store = MemoryStore::with_clock(clock::now_ms);
+        Self { chaos, topic: MemoryTopic::new(partitions), store, broker: Broker::default(), lease, late: Arc::default() }
+    }
+
+    fn send_late(&self, late: Late) -> Injected {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner).push(late);
+        Injected(Fault::LateEffect)
+    }
+
+    /// The oldest late request arrives; false when there is none.
+    pub(crate) fn deliver_late(&self) -> bool {
+        let mut late = self.late.lock().unwrap_or_else(PoisonError::into_inner);
+        if late.is_empty() {
+            return false;
+        }
+        // The twins never wait. Nobody reads these answers.
+        match late.remove(0) {
+            Late::Open(partitions) => drop(self.store.claims(self.lease).open(&partitions).now_or_never()),
+            Late::Claim(request) => drop(self.store.claims(self.lease).claim(&request).now_or_never()),
+            Late::Enqueue(publication) => self.broker.push(&publication),
+            Late::Confirm(publications) => self.store.confirm(&publications),
+        }
+        true
+    }
+
+    pub(crate) fn queue(&self) -> FaultyQueue {
+        FaultyQueue(self.clone())
+    }
+
+    pub(crate) fn source(&self, inner: MemorySource) -> FaultySource {
+        FaultySource { services: self.clone(), inner }
+    }
+
+    pub(crate) fn claims(&self) -> FaultyClaims {
+        FaultyClaims { services: self.clone(), inner: self.store.claims(self.lease), unwritten: Vec::new() }
+    }
+}
+
+/// The queue, and a capture of what reached it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Broker {
+    pub(crate) queue: MemoryQueue,
+    pushed: Arc<Mutex<BTreeMap<Uuid, Pushed>>>,
+    renamed: Arc<Mutex<BTreeMap<Uuid, Uuid>>>,
+}
+
+/// When each publication of a trigger reached the broker first.
+pub(crate) type Pushed = Vec<(Uuid, i64)>;
+
+impl Broker {
+    fn push(&self, publication: &Publication) {
+        let mut publication = publication.clone();
+        let renamed = self.renamed.lock().unwrap_or_else(PoisonError::into_inner);
+        for task in &mut publication.tasks {
+            task.trigger_id = renamed.get(&task.trigger_id).copied().unwrap_or(task.trigger_id);
+        }
+        let mut pushed = self.pushed.lock().unwrap_or_else(PoisonError::into_inner);
+        for task in &publication.tasks {
+            let pushed = pushed.entry(task.trigger_id).or_default();
+            if pushed.iter().all(|(id, _)| *id != publication.id) {
+                pushed.push((publication.id, clock::now_ms()));
+            }
+        }
+        drop(self.queue.clone().enqueue(&publication).now_or_never());
+    }
+
+    pub(crate) fn pushed(&self) -> BTreeMap<Uuid, Pushed> {
+        self.pushed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+pub(crate) struct FaultySource {
+    services: Services,
+    inner: MemorySource,
+}
+
+impl Source for FaultySource {
+    type Error = Injected;
+
+    async fn next(&mut self) -> Arrival {
+        self.services.chaos.delay().await;
+        self.inner.next().await
+    }
+
+    async fn start(&mut self, starts: &[Start]) -> Result<(), Injected> {
+        let mut starts = starts.to_vec();
+        if self.services.chaos.has(Bug::LatestReset) {
+            let ends = self.services.topic.ends();
+            for start in &mut starts {
+                start.next_offset.get_or_insert(ends[usize::try_from(start.partition).unwrap()]);
+            }
+        }
+        self.services.chaos.call(self.inner.start(&starts)).await
+    }
+
+    async fn dead_letter(&mut self, rejected: &[Rejected]) -> Result<(), Injected> {
+        let Self { services, inner } = self;
+        // A few of the letters may be written before the others fail.
+        if services.chaos.strikes(Fault::DeadLetterFailed, 0.2) {
+            services.chaos.call(inner.dead_letter(&rejected[1..])).await.ok();
+            return if services.chaos.has(Bug::DeadLetterNotAwaited) { Ok(()) } else { Err(Injected(Fault::DeadLetterFailed)) };
+        }
+        services.chaos.call(inner.dead_letter(rejected)).await
+    }
+
+    async fn commit(&mut self, offsets: &Offsets) -> Result<(), Injected> {
+        self.services.chaos.call(self.inner.commit(offsets)).await
+    }
+
+    async fn close(&mut self) {
+        self.services.chaos.delay().await;
+        self.inner.close().await;
+    }
+}
+
+pub(crate) struct FaultyClaims {
+    services: Services,
+    inner: MemoryClaims,
+    /// As in the PostgreSQL claims: forgotten only when the reply has come.
+    unwritten: Vec<Uuid>,
+}
+
+impl Claims for FaultyClaims {
+    type Error = Injected;
+
+    async fn open(&mut self, partitions: &[i32]) -> Result<Vec<Start>, Injected> {
+        if self.services.chaos.is_late() {
+            return Err(self.services.send_late(Late::Open(partitions.to_vec())));
+        }
+        self.services.chaos.call(self.inner.open(partitions)).await
+    }
+
+    async fn claim(&mut self, request: &ClaimRequest) -> Result<Verdict, Injected> {
+        let Self { services, inner, unwritten } = self;
+        let claim = async {
+            let request = distorted(services, request);
+            unwritten.iter().for_each(|id| inner.confirm(*id));
+            let verdict = inner.claim(&request).await?;
+            if services.chaos.has(Bug::MarkBeforePublish) {
+                services.store.confirm(&[request.publication_id]);
+            }
+            Ok::<_, Infallible>(verdict)
+        };
+        if services.chaos.is_late() {
+            let request = distorted(services, request);
+            return Err(services.send_late(Late::Claim(request)));
+        }
+        let verdict = services.chaos.call(claim).await?;
+        unwritten.clear();
+        Ok(verdict)
+    }
+
+    fn confirm(&mut self, publication_id: Uuid) {
+        self.unwritten.push(publication_id);
+    }
+
+    fn has_unwritten(&self) -> bool {
+        !self.unwritten.is_empty()
+    }
+
+    async fn flush(&mut self) -> Result<(), Injected> {
+        let Self { services, unwritten, .. } = self;
+        if unwritten.is_empty() {
+            return Ok(());
+        }
+        if services.chaos.is_late() {
+            return Err(services.send_late(Late::Confirm(unwritten.clone())));
+        }
+        services.chaos.call(async { Ok(services.store.confirm(unwritten)) }).await?;
+        unwritten.clear();
+        Ok(())
+    }
+}
+
+/// What a store with a planted bug would make of the request.
+fn distorted(services: &Services, request: &ClaimRequest) -> ClaimRequest {
+    let mut request = request.clone();
+    if services.chaos.has(Bug::EpochIgnored) {
+        let progress = services.store.progress();
+        for (span, _) in &mut request.spans {
+            let progress = progress[&span.partition];
+            span.epoch = progress.epoch;
+            span.first_offset = progress.next_offset.unwrap_or(span.first_offset);
+        }
+    }
+    if services.chaos.has(Bug::NoConflictKey) {
+        let mut renamed = services.broker.renamed.lock().unwrap_or_else(PoisonError::into_inner);
+        for wanted in &mut request.wanted {
+            // Of the record, not of the signal: so a signal that is sent again is a new one.
+            let place = format!("{} {}", wanted.partition, wanted.offset);
+            let id = Uuid::new_v5(&wanted.text.trigger_id, place.as_bytes());
+            renamed.insert(wanted.text.trigger_id, id);
+            wanted.text.trigger_id = id;
+        }
+    }
+    request
+}
+
+pub(crate) struct FaultyQueue(Services);
+
+impl TaskQueue for FaultyQueue {
+    type Error = Injected;
+
+    async fn enqueue(&mut self, publication: &Publication) -> Result<(), Injected> {
+        let Self(services) = self;
+        if services.chaos.is_late() {
+            return Err(services.send_late(Late::Enqueue(publication.clone())));
+        }
+        let result = services.chaos.call(async { Ok(services.broker.push(publication)) }).await;
+        if services.chaos.has(Bug::PublishErrorSwallowed) { Ok(()) } else { result }
+    }
+}

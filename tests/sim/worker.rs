@@ -1,0 +1,115 @@
+//! Celery's workers with the worker guard: one start for each trigger, whatever is delivered again; too late is never.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::Value;
+use trigger_dispatcher::tasks::Task;
+use uuid::Uuid;
+
+use crate::clock;
+use crate::faults::Fault;
+use crate::seams::Services;
+
+/// A message that a worker was given.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) trigger_id: Uuid,
+    pub(crate) kwargs: String,
+}
+
+/// A run of a task.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    pub(crate) pipeline_id: Uuid,
+    pub(crate) begun_ms: i64,
+    pub(crate) ended_ms: Option<i64>,
+}
+
+/// The workers, and what they have seen.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    services: Services,
+    /// Whether an execution is about its symbol or about the whole pipeline.
+    names_symbol: bool,
+    /// The broker may lose what it has.
+    pub(crate) broker_forgets: bool,
+    again: VecDeque<(Task, i64)>,
+    running: Vec<Uuid>,
+    /// Distinct messages that the broker handed out.
+    pub(crate) messages: Vec<Message>,
+    pub(crate) lost: Vec<Uuid>,
+    pub(crate) expired: Vec<Uuid>,
+    pub(crate) runs: BTreeMap<Uuid, Run>,
+}
+
+impl Worker {
+    pub(crate) fn new(services: &Services, names_symbol: bool, broker_forgets: bool) -> Self {
+        Self {
+            services: services.clone(),
+            names_symbol,
+            broker_forgets,
+            again: VecDeque::new(),
+            running: Vec::new(),
+            messages: Vec::new(),
+            lost: Vec::new(),
+            expired: Vec::new(),
+            runs: BTreeMap::new(),
+        }
+    }
+
+    /// Takes one message; false when there is none.
+    pub(crate) fn receive(&mut self) -> bool {
+        let (task, expires_ms) = match self.services.broker.queue.try_receive() {
+            Some((task, expires)) => {
+                self.messages.push(Message { trigger_id: task.trigger_id, kwargs: task.kwargs.clone() });
+                if self.broker_forgets && self.services.chaos.strikes(Fault::MessageLost, 0.15) {
+                    self.lost.push(task.trigger_id);
+                    return true;
+                }
+                (task, expires.as_millisecond())
+            }
+            None => match self.again.pop_front() {
+                Some(again) => again,
+                None => return false,
+            },
+        };
+        if self.services.chaos.strikes(Fault::MessageRedelivered, 0.1) {
+            self.again.push_back((task.clone(), expires_ms));
+        }
+        self.start(&task, expires_ms);
+        true
+    }
+
+    fn start(&mut self, task: &Task, expires_ms: i64) {
+        let now_ms = clock::now_ms();
+        if self.runs.contains_key(&task.trigger_id) {
+            return;
+        }
+        if expires_ms <= now_ms {
+            self.expired.push(task.trigger_id);
+            return;
+        }
+        let kwargs: Value = serde_json::from_str(&task.kwargs).unwrap();
+        let pipeline_id: Uuid = kwargs["pipeline_id"].as_str().unwrap().parse().unwrap();
+        let symbol = kwargs["symbol"].as_str().filter(|_| self.names_symbol);
+        self.services.store.start_execution(task.trigger_id, pipeline_id, symbol);
+        self.runs.insert(task.trigger_id, Run { pipeline_id, begun_ms: now_ms, ended_ms: None });
+        self.running.push(task.trigger_id);
+    }
+
+    /// Ends the run at this position of the running ones; false when nothing runs.
+    pub(crate) fn finish(&mut self, position: usize) -> bool {
+        if self.running.is_empty() {
+            return false;
+        }
+        let trigger_id = self.running.swap_remove(position % self.running.len());
+        let run = self.runs.get_mut(&trigger_id).expect("what runs has begun");
+        run.ended_ms = Some(clock::now_ms());
+        self.services.store.finish_execution(trigger_id, run.pipeline_id);
+        true
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        !self.running.is_empty()
+    }
+}
