@@ -35,10 +35,6 @@ impl Dice {
         self.below(1000) < permille
     }
 
-    pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[usize::try_from(self.below(of.len() as u64)).unwrap_or_default()]
-    }
-
     pub(crate) fn shuffle<T>(&mut self, list: &mut [T]) {
         for last in (1..list.len()).rev() {
             list.swap(last, usize::try_from(self.below(last as u64 + 1)).unwrap_or_default());

@@ -16,6 +16,7 @@ create function chaos.note_attempt() returns trigger language plpgsql as $$ begi
     values (new.trigger_id, new.attempt, new.publication_id, new.failed_at is not null);
     return null;
 end $$;
+create index on chaos.attempts (trigger_id);
 create trigger chaos_history after insert or update on dispatcher.triggers for each row execute function chaos.note_attempt();
 
 -- decided_at is the transaction's time, which claims carry too; at is when the row was written.

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
+use secrecy::SecretString;
+
 use super::variables::VARIABLES;
 
 /// The variables that are set: the process environment over a `.env` file.
@@ -112,6 +114,12 @@ impl<'a> Reader<'a> {
             Some(value) if !value.is_empty() => Some(value),
             _ => variable.and_then(|variable| variable.default),
         }
+    }
+
+    /// A secret exactly as it is set, blanks included.
+    pub(super) fn secret(&mut self, name: &str) -> Option<SecretString> {
+        self.required(name)?;
+        self.values.get(name).map(|value| SecretString::from(value.clone()))
     }
 
     pub(super) fn required(&mut self, name: &str) -> Option<&'a str> {

@@ -41,7 +41,7 @@ pub struct PostgresConfig {
 impl PostgresConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let user = reader.required("POSTGRES_USER");
-        let password = reader.required("POSTGRES_PASSWORD");
+        let password = reader.secret("POSTGRES_PASSWORD");
         let host = reader.required("POSTGRES_HOST");
         let port = reader.number("POSTGRES_PORT", 1, u16::MAX);
         let database = reader.required("POSTGRES_DB");
@@ -59,7 +59,7 @@ impl PostgresConfig {
         let auto_migrate = reader.choice("AUTO_MIGRATE", &[("true", true), ("false", false)]);
         Some(Self {
             user: user?.to_owned(),
-            password: SecretString::from(password?.to_owned()),
+            password: password?,
             host: host?.to_owned(),
             port: port?,
             database: database?.to_owned(),

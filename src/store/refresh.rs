@@ -84,7 +84,7 @@ impl Refresher {
         self.rules.store(Arc::new(rules));
         self.loaded_at = Some(clock::now());
         self.metrics.rules_loaded(pipelines, skipped);
-        let milliseconds = started.elapsed().as_millis();
+        let milliseconds = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         if changed {
             tracing::info!(event = "rules_refreshed", pipelines, tickers, skipped, milliseconds);
         } else {

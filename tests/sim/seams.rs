@@ -149,6 +149,10 @@ impl Source for FaultySource {
         self.services.chaos.call(self.inner.commit(offsets)).await
     }
 
+    async fn reopen(&mut self) -> Result<(), Injected> {
+        self.services.chaos.call(self.inner.reopen()).await
+    }
+
     async fn close(&mut self) {
         self.services.chaos.delay().await;
         self.inner.close().await;

@@ -20,13 +20,13 @@ pub(super) fn check(witnesses: &Witnesses, world: &World, findings: &mut Finding
     completeness(witnesses, world, &by_pipeline, findings);
 }
 
-/// No claim between another's claim and the end of its execution.
+/// No claim between another's claim and the end of its execution. A claim that was written before that end cannot have seen it.
 fn one_in_flight(world: &World, by_pipeline: &HashMap<Uuid, Vec<&Trigger>>, findings: &mut Findings) {
     for triggers in by_pipeline.values() {
         for (position, trigger) in triggers.iter().enumerate() {
             let Some((_, end)) = world.runs.get(&trigger.id) else { continue };
             let end = end.unwrap_or(i64::MAX);
-            for later in triggers[position + 1..].iter().take_while(|later| later.claimed < end) {
+            for later in triggers[position + 1..].iter().take_while(|later| later.claimed < end).filter(|later| later.written < end) {
                 findings.overlaps += 1;
                 findings.violated("I2", format!("{} was claimed while {} was in flight", later.id, trigger.id));
             }

@@ -19,6 +19,8 @@ pub(super) struct Trigger {
     pub(super) offset: i64,
     /// Microseconds since 1970, by the database's clock; so are all times here.
     pub(super) claimed: i64,
+    /// When its row was written. What the claim looked at, it looked at between the two.
+    pub(super) written: i64,
     pub(super) leased_until: i64,
     pub(super) attempt: i32,
     pub(super) failed: bool,
@@ -90,8 +92,9 @@ impl World {
         }
         for row in client.query(
             "select trigger_id, pipeline_id, ticker, signal_id, partition, record_offset, (extract(epoch from claimed_at) * 1000000)::bigint,
-                 (extract(epoch from leased_until) * 1000000)::bigint, attempt, failed_at is not null
-             from dispatcher.triggers order by claimed_at",
+                 (extract(epoch from leased_until) * 1000000)::bigint, t.attempt, failed_at is not null,
+                 (extract(epoch from (select min(at) from chaos.attempts a where a.trigger_id = t.trigger_id)) * 1000000)::bigint
+             from dispatcher.triggers t order by claimed_at",
             &[],
         )? {
             self.triggers.push(Trigger {
@@ -105,6 +108,7 @@ impl World {
                 leased_until: row.try_get(7)?,
                 attempt: row.try_get(8)?,
                 failed: row.try_get(9)?,
+                written: row.try_get(10)?,
             });
         }
         for row in client.query("select id, status, (extract(epoch from at) * 1000000)::bigint from chaos.executions order by at", &[])? {
