@@ -93,7 +93,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
             println!("schema dispatcher: version {} (was {})", migrated.to, migrated.from);
             for (tables, text) in [
                 (&migrated.notifying, "changes are seen at once"),
-                (&migrated.silent, "no right to make a trigger: changes are seen at the next refresh"),
+                (&migrated.silent, "no right to make a trigger, or the table is locked: changes are seen at the next refresh"),
             ] {
                 for table in tables {
                     println!("{table}: {text}");

@@ -1,4 +1,104 @@
-//! placeholder
-pub(crate) fn run(_options: &crate::options::Options) -> anyhow::Result<bool> {
-    anyhow::bail!("not yet")
+//! The harness on trial: each planted bug, on a schedule that provokes it, must be found; the same schedule without the bug
+//! must find nothing. What finds nothing then is the harness, not the program.
+#![expect(clippy::print_stdout, reason = "the answer of the program")]
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use trigger_dispatcher::chaos::Bug;
+
+use crate::check::Findings;
+use crate::options::{Dependency, Options};
+use crate::plan::{Fault, Plan, Step};
+use crate::run;
+
+/// Whether every bug was found, and no sound program accused.
+pub(crate) fn run(options: &Options) -> anyhow::Result<bool> {
+    let chosen: Vec<_> =
+        Bug::ALL.into_iter().filter(|(name, _)| options.bug.as_deref().is_none_or(|wanted| wanted == *name)).collect();
+    anyhow::ensure!(!chosen.is_empty(), "no such bug: {}", options.bug.as_deref().unwrap_or_default());
+    let mut lines = Vec::new();
+    let mut right = 0;
+    for (name, bug) in &chosen {
+        let plan = schedule(*bug, options.seed);
+        let sound = run::run(&Plan { name: format!("sound-{name}"), ..plan.clone() })?;
+        let mut planted = Plan { name: format!("bug-{name}"), settle: Duration::from_secs(25), ..plan };
+        planted.variables.push(("CHAOS_BUG", name));
+        let found = run::run(&planted).with_context(|| format!("the run with {name}"))?;
+        let is_right = sound.held() && !found.held();
+        right += usize::from(is_right);
+        lines.push(format!(
+            "{:<24} {:<7} without it: {}; with it: {}",
+            name,
+            if is_right { "caught" } else { "NOT" },
+            words(&sound),
+            words(&found)
+        ));
+    }
+    println!("\n{}\ncalibration: {right} of {} planted bugs caught (seed {})", lines.join("\n"), chosen.len(), options.seed);
+    Ok(right == chosen.len())
+}
+
+fn words(findings: &Findings) -> String {
+    let fired: Vec<_> = findings.fired().into_iter().map(|(invariant, count)| format!("{invariant} × {count}")).collect();
+    if fired.is_empty() { "nothing fired".to_owned() } else { fired.join(", ") }
+}
+
+/// What provokes a bug. Where the sweeper for tasks that never started would heal the damage, it is off, as it is for
+/// everybody whose workers have no guard; the worker loses nothing then.
+fn schedule(bug: Bug, seed: u64) -> Plan {
+    let step = |fault: Fault, rest: u64| Step { fault, rest: Duration::from_millis(rest) };
+    let plan = Plan {
+        name: String::new(),
+        seed,
+        signals: 3_000,
+        before: 0,
+        lanes: Vec::new(),
+        loses: 0,
+        variables: vec![("TRIGGER_WORKER_GUARD", "no")],
+        settle: Duration::from_secs(60),
+    };
+    let second = 1_000;
+    match bug {
+        // Dies between the commit and the publication.
+        Bug::CommitBeforePublish | Bug::MarkBeforePublish => {
+            let deaths = (0..3).map(|instance| step(Fault::Point("before_publish", instance), second)).collect();
+            Plan { lanes: vec![deaths], ..plan }
+        }
+        // The broker's proxy is deaf for longer than the client waits, then it cuts what was asked.
+        Bug::PublishErrorSwallowed => {
+            let deaf = [
+                Fault::BlackHole(Dependency::Redis, Duration::from_secs(7)),
+                Fault::BlackHole(Dependency::Redis, Duration::from_secs(6)),
+            ];
+            Plan { lanes: vec![deaf.map(|fault| step(fault, 2 * second)).to_vec()], ..plan }
+        }
+        // Signals that come again are enough.
+        Bug::NoConflictKey => plan,
+        // Sweepers that began together look together; slow answers make room between look and deed.
+        Bug::SweepWithoutCompare => Plan {
+            lanes: vec![
+                vec![step(Fault::KillAll, 25 * second)],
+                vec![step(Fault::Slow(Dependency::Postgres, Duration::from_millis(400), Duration::from_secs(25)), 0)],
+            ],
+            loses: 100,
+            signals: 1_500,
+            variables: Vec::new(),
+            ..plan
+        },
+        // The record lingers in the producer while its offset is decided, and then everybody dies.
+        Bug::DeadLetterNotAwaited => Plan {
+            lanes: vec![(0..6).map(|_| step(Fault::KillAll, 5 * second)).collect()],
+            variables: vec![("TRIGGER_WORKER_GUARD", "no"), ("KAFKA_CONFIG_LINGER_MS", "1500")],
+            ..plan
+        },
+        // Records that were there before anybody read.
+        Bug::LatestReset => Plan { before: 1_500, ..plan },
+        // A zombie with a batch in its hands; slow answers keep it there.
+        Bug::EpochIgnored => {
+            let zombies = (0..8).map(|number| step(Fault::Zombie(number % 3, Duration::from_millis(5_000)), 1_500)).collect();
+            let slow = vec![step(Fault::Slow(Dependency::Postgres, Duration::from_millis(150), Duration::from_secs(52)), 0)];
+            Plan { lanes: vec![zombies, slow], signals: 20_000, ..plan }
+        }
+    }
 }

@@ -51,14 +51,10 @@ impl Targets<'_> {
     fn cause(&self, fault: &Fault) -> anyhow::Result<()> {
         let hit = |name: &str| self.evidence.hit(name);
         match fault {
-            Fault::Kill(number) => {
-                self.instances.restart(*number)?;
-                hit("kill -9");
-            }
+            Fault::Kill(number) => self.instances.restart(*number)?,
             Fault::KillAll => {
                 for number in 0..INSTANCES {
                     self.instances.kill(number)?;
-                    hit("kill -9");
                 }
                 for number in 0..INSTANCES {
                     self.instances.start(number, None)?;
@@ -211,7 +207,6 @@ impl Targets<'_> {
                 return Ok(true);
             }
             self.instances.restart((number + 1) % INSTANCES)?;
-            self.evidence.hit("kill -9");
         }
         self.crashes(&[number], PASSING)
     }

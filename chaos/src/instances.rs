@@ -73,6 +73,7 @@ impl Instances {
         if let Some(mut child) = self.lock(number).take() {
             child.kill()?;
             child.wait()?;
+            self.evidence.hit("kill -9");
         }
         Ok(())
     }

@@ -46,8 +46,9 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let held = clock::stop_on_signals()
-        .and_then(|()| if options.calibrate { calibrate::run(&options) } else { run::run(&Plan::new(&options)).map(|verdict| verdict.held()) });
+    let held = clock::stop_on_signals().and_then(|()| {
+        if options.calibrate { calibrate::run(&options) } else { run::run(&Plan::new(&options)).map(|verdict| verdict.held()) }
+    });
     match held {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

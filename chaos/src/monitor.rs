@@ -44,7 +44,9 @@ impl Monitor<'_> {
                 for (partition, committed) in (0..).zip(committed) {
                     let next = rows.iter().find(|row| row.get::<_, i32>(0) == partition).map_or(0, |row| row.get::<_, i64>(1));
                     if committed.is_some_and(|committed| committed > next) {
-                        watched.ahead.push(format!("partition {partition}: Kafka was told {committed:?}, the store is at {next}"));
+                        watched
+                            .ahead
+                            .push(format!("partition {partition}: Kafka was told {committed:?}, the store is at {next}"));
                     }
                 }
             }

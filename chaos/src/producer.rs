@@ -85,8 +85,14 @@ impl Producer {
             .set("message.timeout.ms", "240000");
         let client = config.create_with_context(Deliveries(Arc::clone(&state))).context("Kafka's producer")?;
         let (hurry, enough) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let sending =
-            Sending { client, topic: topics.signals.clone(), signals, load, hurry: Arc::clone(&hurry), enough: Arc::clone(&enough) };
+        let sending = Sending {
+            client,
+            topic: topics.signals.clone(),
+            signals,
+            load,
+            hurry: Arc::clone(&hurry),
+            enough: Arc::clone(&enough),
+        };
         let thread = std::thread::Builder::new().name("producer".into()).spawn(move || sending.run())?;
         Ok(Self { state, hurry, enough, thread })
     }

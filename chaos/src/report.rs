@@ -43,7 +43,8 @@ fn text(witnesses: &Witnesses, findings: &Findings) -> String {
         let of = findings.violations.iter().filter(|violation| violation.invariant == invariant);
         lines.extend(of.take(SHOWN).map(|violation| format!("    {}", violation.text)));
     }
-    let kills: u32 = hits.iter().filter(|(fault, _)| *fault == "kill -9" || fault.starts_with("at ")).map(|(_, count)| count).sum();
+    let kills: u32 =
+        hits.iter().filter(|(fault, _)| *fault == "kill -9" || fault.starts_with("at ")).map(|(_, count)| count).sum();
     lines.push(format!(
         "{} {}: kills {kills}, signals {}, lost {}, double starts {}, overlaps {}, conservation gap {}, extra messages {} (seed {})",
         plan.name,
@@ -59,6 +60,8 @@ fn text(witnesses: &Witnesses, findings: &Findings) -> String {
 /// Points that the plan has and that no process died at.
 pub(crate) fn missed(witnesses: &Witnesses) -> Vec<&'static str> {
     let hits = witnesses.evidence.hits();
-    let planned = |point: &str| witnesses.plan.lanes.iter().flatten().any(|step| matches!(step.fault, Fault::Point(name, _) if name == point));
+    let planned = |point: &str| {
+        witnesses.plan.lanes.iter().flatten().any(|step| matches!(step.fault, Fault::Point(name, _) if name == point))
+    };
     POINTS.into_iter().filter(|point| planned(point) && !hits.contains_key(&format!("at {point}"))).collect()
 }

@@ -72,7 +72,8 @@ fn execute(plan: &Plan) -> anyhow::Result<Witnesses> {
     let worker = Worker::start(&platform, habits, &evidence)?;
     let signals = Signals::new(plan.seed);
     let per_second = plan.signals.saturating_sub(plan.before) / plan.seconds();
-    let producer = Producer::start(&topics, signals, Load { signals: plan.signals, per_second: per_second.max(20), before: plan.before })?;
+    let producer =
+        Producer::start(&topics, signals, Load { signals: plan.signals, per_second: per_second.max(20), before: plan.before })?;
     clock::wait_for(Duration::from_secs(60), || Ok((producer.acknowledged() >= plan.before).then_some(())))?
         .context("Kafka does not take the first signals within 60 s")?;
     for number in 0..INSTANCES {
@@ -82,7 +83,8 @@ fn execute(plan: &Plan) -> anyhow::Result<Witnesses> {
     let stop = AtomicBool::new(false);
     let watched = Arc::new(Mutex::new(Watched::default()));
     let (ledger, unsettled, settled) = std::thread::scope(|scope| {
-        let monitor = Monitor { topics: &topics, platform: &platform, instances: &instances, stop: &stop, watched: Arc::clone(&watched) };
+        let monitor =
+            Monitor { topics: &topics, platform: &platform, instances: &instances, stop: &stop, watched: Arc::clone(&watched) };
         let monitor = scope.spawn(move || monitor.run());
         let targets = Targets {
             instances: &instances,
@@ -111,10 +113,18 @@ fn execute(plan: &Plan) -> anyhow::Result<Witnesses> {
 type Flowed = (crate::producer::Ledger, Option<String>, f64);
 
 /// The faults, the healing, and the wait until everything has settled.
-fn flow(plan: &Plan, targets: &Targets<'_>, topics: &Topics, platform: &Platform, list: &str, producer: Producer) -> anyhow::Result<Flowed> {
+fn flow(
+    plan: &Plan,
+    targets: &Targets<'_>,
+    topics: &Topics,
+    platform: &Platform,
+    list: &str,
+    producer: Producer,
+) -> anyhow::Result<Flowed> {
     let lanes = std::thread::scope(|scope| {
         let lanes: Vec<_> = plan.lanes.iter().map(|steps| scope.spawn(|| targets.run(steps))).collect();
-        let ended = lanes.into_iter().map(|lane| lane.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a lane of faults broke off"))));
+        let ended =
+            lanes.into_iter().map(|lane| lane.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a lane of faults broke off"))));
         ended.collect::<Vec<_>>().into_iter().collect::<anyhow::Result<()>>()
     });
     lanes?;
@@ -143,16 +153,25 @@ fn heal(targets: &Targets<'_>) -> anyhow::Result<()> {
 }
 
 /// What is still to do, in words; empty when nothing is.
-fn unsettled(targets: &Targets<'_>, topics: &Topics, platform: &Platform, reader: &BaseConsumer, list: &str) -> anyhow::Result<String> {
+fn unsettled(
+    targets: &Targets<'_>,
+    topics: &Topics,
+    platform: &Platform,
+    reader: &BaseConsumer,
+    list: &str,
+) -> anyhow::Result<String> {
     let mut client = platform.connect_in_time()?;
     let rows = client.query("select partition, coalesce(next_offset, 0) from dispatcher.progress", &[])?;
     let ends = topics.ends(reader)?;
     let committed = topics.committed(reader)?;
-    let next = |partition: usize| rows.iter().find(|row| usize::try_from(row.get::<_, i32>(0)) == Ok(partition)).map_or(0, |row| row.get::<_, i64>(1));
+    let next = |partition: usize| {
+        rows.iter().find(|row| usize::try_from(row.get::<_, i32>(0)) == Ok(partition)).map_or(0, |row| row.get::<_, i64>(1))
+    };
     let lag: i64 = ends.iter().enumerate().map(|(partition, end)| end - next(partition)).sum();
     let untold = ends.iter().zip(&committed).filter(|(end, committed)| **end > 0 && **committed != Some(**end)).count();
     let count = |client: &mut postgres::Client, sql: &str| -> anyhow::Result<i64> { Ok(client.query_one(sql, &[])?.try_get(0)?) };
-    let unpublished = count(&mut client, "select count(*) from dispatcher.publications where enqueued_at is null and lapsed_at is null")?;
+    let unpublished =
+        count(&mut client, "select count(*) from dispatcher.publications where enqueued_at is null and lapsed_at is null")?;
     let unstarted = count(
         &mut client,
         "select count(*) from dispatcher.triggers t where failed_at is null and leased_until > now()

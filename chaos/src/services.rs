@@ -34,13 +34,18 @@ impl Services {
             .stdin(Stdio::null())
             .output()
             .with_context(|| format!("cannot run {}", self.script.display()))?;
-        anyhow::ensure!(output.status.success(), "scripts/services {command} {name}: {}", String::from_utf8_lossy(&output.stderr));
+        anyhow::ensure!(
+            output.status.success(),
+            "scripts/services {command} {name}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(())
     }
 
     /// SIGSTOP or SIGCONT to a service that is one process.
     pub(crate) fn signal(&self, name: &str, signal: &str) -> anyhow::Result<()> {
-        let pid = std::fs::read_to_string(self.folder.join(format!("{name}.pid"))).with_context(|| format!("the pid of {name}"))?;
+        let pid =
+            std::fs::read_to_string(self.folder.join(format!("{name}.pid"))).with_context(|| format!("the pid of {name}"))?;
         signal_process(pid.trim().parse().context("a pid")?, signal)
     }
 }

@@ -70,9 +70,12 @@ impl Signals {
     }
 
     fn signal(self, origin: u64, tickers: &[u64]) -> Vec<u8> {
-        let tickers: Vec<_> =
-            tickers.iter().map(|ticker| json!({"ticker": ticker_name(*ticker), "signal": "BULLISH", "confidence": 80.5})).collect();
-        let mut signal = json!({"signal_type": "golden_cross", "source": "chaos", "tickers": tickers, "metadata": {"number": origin}});
+        let tickers: Vec<_> = tickers
+            .iter()
+            .map(|ticker| json!({"ticker": ticker_name(*ticker), "signal": "BULLISH", "confidence": 80.5}))
+            .collect();
+        let mut signal =
+            json!({"signal_type": "golden_cross", "source": "chaos", "tickers": tickers, "metadata": {"number": origin}});
         if let Some(id) = self.signal_id(origin) {
             signal["signal_id"] = id.into();
         }
@@ -142,7 +145,8 @@ mod tests {
         for kind in 0..BAD_KINDS {
             assert!(kinds.contains(&Kind::Bad(kind)), "kind {kind} never comes");
         }
-        let again = (0..).zip(&kinds).filter(|(number, kind)| matches!(kind, Kind::Signal { origin, .. } if origin != number)).count();
+        let again =
+            (0..).zip(&kinds).filter(|(number, kind)| matches!(kind, Kind::Signal { origin, .. } if origin != number)).count();
         assert!((200..600).contains(&again), "{again} signals that come again");
     }
 

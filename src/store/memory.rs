@@ -194,6 +194,9 @@ impl State {
             }
             let ours = |id: &Uuid| self.triggers.get(id).is_some_and(|trigger| trigger.publication_id == request.publication_id);
             let won = positions(request, |wanted| ours(&wanted.text.trigger_id));
+            // No task may outlive its lease, so the one that ends first counts for all.
+            let leases = won.iter().filter_map(|position| self.triggers.get(&request.wanted[*position].text.trigger_id));
+            let leased_until = leases.map(|trigger| timestamp(trigger.leased_until_ms)).min().unwrap_or(leased_until);
             return Verdict::Claimed(Claimed { won, known: 0, leased_until, unknown_statuses: Vec::new() });
         }
         let known = positions(request, |wanted| self.triggers.contains_key(&wanted.text.trigger_id));

@@ -1,5 +1,7 @@
 //! Makes and updates the schema `dispatcher`. Does IO.
 
+use tokio_postgres::error::SqlState;
+
 use super::catalog::columns;
 use super::postgres::Connection;
 use super::{Database, StoreError};
@@ -9,6 +11,9 @@ const VERSIONS: [&str; 1] = [include_str!("sql/0001_ledger.sql")];
 
 /// Where a change of the rules is told.
 pub(super) const CHANNEL: &str = "dispatcher_rules_changed";
+
+/// Not the owner's right, or the owner's table is locked for long: both leave us with the interval, and are no failure.
+const REFUSED: [SqlState; 2] = [SqlState::INSUFFICIENT_PRIVILEGE, SqlState::LOCK_NOT_AVAILABLE];
 
 /// What a migration did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,7 +128,7 @@ async fn install_triggers(connection: &Connection) -> Result<(Vec<String>, Vec<S
             .await;
         match result {
             Ok(()) => notifying.push(table.to_owned()),
-            Err(StoreError::Postgres(error)) if error.code().is_some() => {
+            Err(StoreError::Postgres(error)) if error.code().is_some_and(|code| REFUSED.contains(code)) => {
                 connection.batch("rollback").await?;
                 silent.push(table.to_owned());
             }

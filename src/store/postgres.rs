@@ -302,7 +302,9 @@ impl PostgresClaims {
     async fn repeated(&self, connection: &Connection, request: &ClaimRequest) -> Result<Verdict, StoreError> {
         let rows = connection
             .query(
-                "select trigger_id, (extract(epoch from leased_until) * 1000000)::bigint from dispatcher.triggers where publication_id = $1",
+                // A sweeper may have renewed some of the leases: the one that ends first comes last, and counts for all.
+                "select trigger_id, (extract(epoch from leased_until) * 1000000)::bigint from dispatcher.triggers
+                 where publication_id = $1 order by leased_until desc",
                 &[&request.publication_id],
             )
             .await?;

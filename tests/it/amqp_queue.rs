@@ -110,8 +110,8 @@ async fn messages_are_persistent_and_say_what_workers_require() {
     let properties = &delivery.properties;
     assert_eq!(*properties.delivery_mode(), Some(2), "persistent");
     assert_eq!(*properties.priority(), Some(7));
-    assert_eq!(properties.content_type().as_ref().map(|text| text.as_str()), Some("application/json"));
-    assert_eq!(properties.content_encoding().as_ref().map(|text| text.as_str()), Some("utf-8"));
+    assert_eq!(properties.content_type().as_ref().map(lapin::types::ShortString::as_str), Some("application/json"));
+    assert_eq!(properties.content_encoding().as_ref().map(lapin::types::ShortString::as_str), Some("utf-8"));
     let headers = properties.headers().clone().unwrap();
     let text = |text: &str| Some(AMQPValue::LongString(text.into()));
     assert_eq!(headers.inner().get("id").cloned(), text(&publication.tasks[0].trigger_id.to_string()));

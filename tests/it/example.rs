@@ -126,7 +126,7 @@ async fn the_published_example_starts_one_task_while_one_of_three_instances_rest
     let mut instances: Vec<Instance> = (0..3).map(|_| example.scene.setting.start()).collect();
     let mut logs: Vec<Log> = instances.iter().map(Instance::log).collect();
     let all_started = || {
-        let progress = logs.iter().flat_map(|log| log.events("partitions_started").pop()).count();
+        let progress = logs.iter().filter_map(|log| log.events("partitions_started").pop()).count();
         Some(progress).filter(|started| *started == 3)
     };
     wait_for("three instances that read", 60, all_started);

@@ -43,6 +43,43 @@ impl Fault {
     ];
 }
 
+/// What the service does only in trouble; a simulation in which one of these never happens proves little.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Window {
+    /// A batch of a former owner was refused.
+    Fenced,
+    /// A signal found its own trigger, and another one led.
+    Known,
+    /// The broker had a publication already.
+    Guarded,
+    /// A sweeper took up a publication.
+    TakenUp,
+    /// A publication came too late for all its slots.
+    Lapsed,
+    /// A task that never started was published again.
+    Retried,
+    /// A trigger was given up.
+    Failed,
+    /// A worker threw a task away that came too late.
+    Expired,
+    /// A worker was given a task twice.
+    StartedBefore,
+}
+
+impl Window {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Fenced,
+        Self::Known,
+        Self::Guarded,
+        Self::TakenUp,
+        Self::Lapsed,
+        Self::Retried,
+        Self::Failed,
+        Self::Expired,
+        Self::StartedBefore,
+    ];
+}
+
 /// The call did not succeed, as far as the caller can tell.
 #[derive(Debug, thiserror::Error)]
 #[error("injected: {0:?}")]
@@ -64,6 +101,7 @@ struct Inner {
     rates: Rates,
     is_on: bool,
     hits: BTreeMap<Fault, u64>,
+    windows: BTreeMap<Window, u64>,
 }
 
 /// The one source of bad luck of a schedule.
@@ -75,7 +113,8 @@ pub(crate) struct Chaos {
 
 impl Chaos {
     pub(crate) fn new(seed: u64, rates: Rates, bug: Option<Bug>) -> Self {
-        let inner = Inner { random: StdRng::seed_from_u64(seed), rates, is_on: true, hits: BTreeMap::new() };
+        let inner =
+            Inner { random: StdRng::seed_from_u64(seed), rates, is_on: true, hits: BTreeMap::new(), windows: BTreeMap::new() };
         Self { inner: Arc::new(Mutex::new(inner)), bug }
     }
 
@@ -100,6 +139,15 @@ impl Chaos {
 
     pub(crate) fn hits(&self) -> BTreeMap<Fault, u64> {
         self.inner().hits.clone()
+    }
+
+    /// Notes that the service went through a window.
+    pub(crate) fn reached(&self, window: Window) {
+        *self.inner().windows.entry(window).or_default() += 1;
+    }
+
+    pub(crate) fn windows(&self) -> BTreeMap<Window, u64> {
+        self.inner().windows.clone()
     }
 
     /// Whether bad luck strikes; noted if so.

@@ -143,9 +143,8 @@ impl Evidence {
             let sum = now.triggered + now.busy + now.redelivered + now.merged + now.unmatched + now.stale + now.invalid;
             self.check(now.consumed == sum, Invariant::I5Conservation, || format!("partition {partition}: {now:?}"));
             let here: Vec<&Record> = self.records.values().filter(|record| record.place.0 == partition).collect();
-            let count = |test: &dyn Fn(&Record) -> bool| {
-                i64::try_from(here.iter().filter(|record| test(record)).count()).unwrap()
-            };
+            let count =
+                |test: &dyn Fn(&Record) -> bool| i64::try_from(here.iter().filter(|record| test(record)).count()).unwrap();
             let bad = count(&Record::is_bad);
             let unmatched = count(&|record| !record.is_bad() && watchers(plan, record) == 0);
             let leads: BTreeSet<_> = ledger.values().map(|trigger| (trigger.partition, trigger.offset)).collect();
@@ -173,7 +172,9 @@ impl Evidence {
             let lost = worker.lost.iter().filter(|lost| *lost == id).count();
             let late = worker.expired.contains(id) || trigger.leased_until_ms <= clock::now_ms();
             let is_excused = if trigger.failed { lost > 0 || late } else { late && plan.lease < LONG };
-            self.check(is_excused, Invariant::I1NoLoss, || format!("{id} never started, and the broker lost {lost}: {trigger:?}"));
+            self.check(is_excused, Invariant::I1NoLoss, || {
+                format!("{id} never started, and the broker lost {lost}: {trigger:?}")
+            });
         }
     }
 
@@ -190,11 +191,15 @@ impl Evidence {
         for triggers in slots.values_mut() {
             triggers.sort_by_key(|(_, trigger)| trigger.claimed_at_ms);
             for pair in triggers.windows(2) {
-                let [(first, _), (second, claim)] = pair else { continue };
+                let [(first, earlier), (second, claim)] = pair else { continue };
                 // A trigger that never ran took nothing; one that did must have ended before the next one was claimed.
                 let ended = worker.runs.get(*first).map(|run| run.ended_ms.unwrap_or(i64::MAX));
                 self.check(ended.is_none_or(|ended| ended <= claim.claimed_at_ms), Invariant::I2OneInFlight, || {
-                    format!("{second} was claimed at {}, {first}: {:?}", claim.claimed_at_ms, worker.runs.get(*first))
+                    format!(
+                        "{second} was claimed at {}, while {first} was in flight: {:?}, {earlier:?}",
+                        claim.claimed_at_ms,
+                        worker.runs.get(*first)
+                    )
                 });
             }
         }
@@ -205,9 +210,11 @@ impl Evidence {
         for message in &worker.messages {
             *seen.entry(message.trigger_id).or_default() += 1;
             let trigger = ledger.get(&message.trigger_id);
-            self.check(trigger.is_some_and(|trigger| is_traceable(plan, &self.records, trigger, &message.kwargs)), Invariant::I7Traceable, || {
-                format!("{message:?} comes of {trigger:?}")
-            });
+            self.check(
+                trigger.is_some_and(|trigger| is_traceable(plan, &self.records, trigger, &message.kwargs)),
+                Invariant::I7Traceable,
+                || format!("{message:?} comes of {trigger:?}"),
+            );
         }
         for (id, count) in seen {
             let attempts = ledger.get(&id).map_or(0, |trigger| trigger.attempt);

@@ -17,11 +17,11 @@ use std::collections::BTreeMap;
 
 use trigger_dispatcher::chaos::Bug;
 
-use crate::faults::Fault;
+use crate::faults::{Fault, Window};
 use crate::invariants::Invariant;
 
 /// Schedules that a change must survive.
-const SCHEDULES: u64 = 4_000;
+const SCHEDULES: u64 = 10_000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is a whole number, not {value:?}")))
@@ -38,6 +38,7 @@ fn seeds() -> std::ops::Range<u64> {
 fn the_promises_hold_in_every_schedule() {
     let started = trigger_dispatcher::clock::now();
     let mut hits: BTreeMap<Fault, u64> = BTreeMap::new();
+    let mut windows: BTreeMap<Window, u64> = BTreeMap::new();
     let (mut triggers, seeds) = (0, seeds());
     let count = seeds.end - seeds.start;
     for seed in seeds {
@@ -48,10 +49,16 @@ fn the_promises_hold_in_every_schedule() {
             panic!("schedule {seed} fails; replay it with SIM_SEED={seed}\n{}", texts.join("\n"));
         }
         outcome.hits.into_iter().for_each(|(fault, count)| *hits.entry(fault).or_default() += count);
+        outcome.windows.into_iter().for_each(|(window, count)| *windows.entry(window).or_default() += count);
         triggers += outcome.triggers;
     }
-    println!("{count} schedules in {:?}: {triggers} triggers, faults that hit: {hits:?}", started.elapsed());
+    let elapsed = started.elapsed();
+    println!("{count} schedules in {elapsed:?}: {triggers} triggers, faults that hit: {hits:?}, windows: {windows:?}");
     if count >= 1_000 {
+        for window in Window::ALL {
+            let reached = windows.get(&window).copied().unwrap_or_default();
+            assert!(reached >= count / 200, "{window:?} was reached {reached} times only in {count} schedules");
+        }
         for fault in Fault::ALL {
             let hits = hits.get(&fault).copied().unwrap_or_default();
             assert!(hits >= count / 20, "{fault:?} has hit {hits} times only in {count} schedules: the simulation is too kind");

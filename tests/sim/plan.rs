@@ -18,7 +18,8 @@ use crate::faults::Rates;
 
 /// The last one is watched by nobody.
 const TICKERS: [&str; 5] = ["AAPL", "MSFT", "NVDA", "TSLA", "IBM"];
-const MALFORMED: [&[u8]; 6] = [b"", b"not json", b"[1, 2]", b"{\"tickers\": []}", b"{\"tickers\": [{\"ticker\": 7}]}", b"{\"a\": \"\xff\"}"];
+const MALFORMED: [&[u8]; 6] =
+    [b"", b"not json", b"[1, 2]", b"{\"tickers\": []}", b"{\"tickers\": [{\"ticker\": 7}]}", b"{\"a\": \"\xff\"}"];
 
 /// A record, as its producer knows it.
 #[derive(Debug, Clone)]
@@ -39,6 +40,9 @@ pub(crate) struct Plan {
     pub(crate) lease: Duration,
     /// Whether the broker may lose tasks, and sweepers look for tasks that never started.
     pub(crate) broker_forgets: bool,
+    pub(crate) message_loss: f64,
+    /// How often a worker takes a task when it could.
+    pub(crate) worker_pace: f64,
     pub(crate) steps: u32,
     pub(crate) crashes: u32,
     pub(crate) rates: Rates,
@@ -66,7 +70,9 @@ impl Plan {
             // A short one runs out in the middle of things.
             lease: Duration::from_secs(if random.random_bool(0.3) { 25 } else { 3_600 }),
             broker_forgets,
-            steps: random.random_range(150..=500),
+            message_loss: if broker_forgets { *[0.0, 0.15, 0.5].choose(&mut random).unwrap() } else { 0.0 },
+            worker_pace: *[1.0, 1.0, 0.3, 0.03].choose(&mut random).unwrap(),
+            steps: random.random_range(150..=700),
             crashes: random.random_range(0..=4),
             rates: Rates {
                 error_before: *[0.0, 0.05, 0.3].choose(&mut random).unwrap(),

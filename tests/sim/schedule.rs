@@ -20,7 +20,7 @@ use trigger_dispatcher::store::refresh::SharedRules;
 use trigger_dispatcher::telemetry::{Events, Metrics};
 
 use crate::clock;
-use crate::faults::{Chaos, Fault};
+use crate::faults::{Chaos, Fault, Window};
 use crate::invariants::{Evidence, Invariant, Record, Violation};
 use crate::plan::Plan;
 use crate::seams::Services;
@@ -49,6 +49,7 @@ static CELERY: LazyLock<CeleryConfig> = LazyLock::new(|| {
 pub(crate) struct Outcome {
     pub(crate) violations: Vec<Violation>,
     pub(crate) hits: BTreeMap<Fault, u64>,
+    pub(crate) windows: BTreeMap<Window, u64>,
     pub(crate) triggers: usize,
     /// Everything that happened, in a form that two runs of a seed share.
     pub(crate) trace: Vec<String>,
@@ -94,7 +95,7 @@ impl Schedule {
     fn new(seed: u64, bug: Option<Bug>) -> Self {
         let plan = Plan::draw(seed);
         let services = Services::new(Chaos::new(seed, plan.rates, bug), plan.partitions, plan.lease);
-        let worker = Worker::new(&services, plan.scope == Scope::Ticker, plan.broker_forgets);
+        let worker = Worker::new(&services, plan.scope == Scope::Ticker, plan.message_loss);
         let mut schedule = Self {
             random: StdRng::seed_from_u64(seed),
             rules: plan.rules(),
@@ -122,12 +123,12 @@ impl Schedule {
         self.drain().await;
         let violations = self.evidence.judge(&self.plan, &self.services, &self.worker);
         let triggers = self.services.store.ledger().len();
-        Outcome { violations, hits: self.services.chaos.hits(), triggers, trace: self.trace }
+        let chaos = &self.services.chaos;
+        Outcome { violations, hits: chaos.hits(), windows: chaos.windows(), triggers, trace: self.trace }
     }
 
     fn join(&mut self) {
-        let batch =
-            BatchConfig { size: 20, timeout: Duration::from_millis(500), flush: Flush::Eager, queries_per_second: None };
+        let batch = BatchConfig { size: 20, timeout: Duration::from_millis(500), flush: Flush::Eager, queries_per_second: None };
         let source = self.services.topic.join(&batch);
         let (member, stop) = (source.member(), CancellationToken::new());
         let dispatcher = Dispatcher {
@@ -157,7 +158,9 @@ impl Schedule {
             0..550 => self.poll_dispatcher(),
             550..700 => self.poll_sweeper(),
             700..760 => {
-                self.worker.receive();
+                if self.random.random_bool(self.plan.worker_pace) {
+                    self.worker.receive();
+                }
             }
             760..800 => {
                 let position = self.random.random_range(0..64);
@@ -180,7 +183,8 @@ impl Schedule {
                 }
             }
         }
-        let decided: Vec<_> = self.services.store.progress().values().map(|progress| (progress.epoch, progress.consumed)).collect();
+        let decided: Vec<_> =
+            self.services.store.progress().values().map(|progress| (progress.epoch, progress.consumed)).collect();
         self.trace.push(format!("{dice} {decided:?} {} {}", self.worker.messages.len(), self.worker.runs.len()));
     }
 

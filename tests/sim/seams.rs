@@ -16,7 +16,7 @@ use trigger_dispatcher::tasks::{Publication, TaskQueue};
 use uuid::Uuid;
 
 use crate::clock;
-use crate::faults::{Chaos, Fault, Injected};
+use crate::faults::{Chaos, Fault, Injected, Window};
 
 /// Everything that instances, sweepers and workers share.
 #[derive(Debug, Clone)]
@@ -41,7 +41,9 @@ enum Late {
 impl Services {
     pub(crate) fn new(chaos: Chaos, partitions: usize, lease: Duration) -> Self {
         let store = MemoryStore::with_clock(clock::now_ms);
-        Self { chaos, topic: MemoryTopic::new(partitions), store, broker: Broker::default(), lease, late: Arc::default() }
+        let broker =
+            Broker { chaos: chaos.clone(), queue: MemoryQueue::default(), pushed: Arc::default(), renamed: Arc::default() };
+        Self { chaos, topic: MemoryTopic::new(partitions), store, broker, lease, late: Arc::default() }
     }
 
     fn send_late(&self, late: Late) -> Injected {
@@ -79,8 +81,9 @@ impl Services {
 }
 
 /// The queue, and a capture of what reached it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Broker {
+    chaos: Chaos,
     pub(crate) queue: MemoryQueue,
     pushed: Arc<Mutex<BTreeMap<Uuid, Pushed>>>,
     renamed: Arc<Mutex<BTreeMap<Uuid, Uuid>>>,
@@ -101,9 +104,11 @@ impl Broker {
             let pushed = pushed.entry(task.trigger_id).or_default();
             if pushed.iter().all(|(id, _)| *id != publication.id) {
                 pushed.push((publication.id, clock::now_ms()));
+            } else {
+                self.chaos.reached(Window::Guarded);
             }
         }
-        drop(self.queue.clone().enqueue(&publication).now_or_never());
+        self.queue.clone().enqueue(&publication).now_or_never().expect("the queue in memory never waits").unwrap();
     }
 
     pub(crate) fn pushed(&self) -> BTreeMap<Uuid, Pushed> {
@@ -182,6 +187,11 @@ impl Claims for FaultyClaims {
             let request = distorted(services, request);
             unwritten.iter().for_each(|id| inner.confirm(*id));
             let verdict = inner.claim(&request).await?;
+            match &verdict {
+                Verdict::Fenced(_) => services.chaos.reached(Window::Fenced),
+                Verdict::Known(_) => services.chaos.reached(Window::Known),
+                Verdict::Claimed(_) => {}
+            }
             if services.chaos.has(Bug::MarkBeforePublish) {
                 services.store.confirm(&[request.publication_id]);
             }

@@ -7,14 +7,14 @@ use trigger_dispatcher::chaos::Bug;
 use trigger_dispatcher::tasks::{Publication, TaskQueue as _};
 use uuid::Uuid;
 
-use crate::faults::Injected;
+use crate::faults::{Injected, Window};
 use crate::seams::{FaultyQueue, Services};
 
 const INTERVAL: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long an enqueued task may leave no trace of a start.
-pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(15);
-pub(crate) const MAX_ATTEMPTS: i32 = 3;
+pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(6);
+pub(crate) const MAX_ATTEMPTS: i32 = 2;
 
 pub(crate) struct Sweeper {
     services: Services,
@@ -40,6 +40,7 @@ impl Sweeper {
         let Services { store, chaos, lease, .. } = self.services.clone();
         if !chaos.has(Bug::CommitBeforePublish) {
             for publication in chaos.call(async { Ok(store.take_up(PATIENCE, lease)) }).await? {
+                chaos.reached(if publication.tasks.is_empty() { Window::Lapsed } else { Window::TakenUp });
                 self.publish(publication).await?;
             }
         }
@@ -51,6 +52,8 @@ impl Sweeper {
                 seen.iter_mut().for_each(|(id, attempt)| *attempt = ledger[id].attempt);
             }
             let retried = chaos.call(async { Ok(store.retry(&seen, lease, MAX_ATTEMPTS)) }).await?;
+            retried.failed.iter().for_each(|_| chaos.reached(Window::Failed));
+            retried.publication.tasks.iter().for_each(|_| chaos.reached(Window::Retried));
             self.publish(retried.publication).await?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use trigger_dispatcher::tasks::Task;
 use uuid::Uuid;
 
 use crate::clock;
-use crate::faults::Fault;
+use crate::faults::{Fault, Window};
 use crate::seams::Services;
 
 /// A message that a worker was given.
@@ -21,7 +21,9 @@ pub(crate) struct Message {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Run {
     pub(crate) pipeline_id: Uuid,
-    pub(crate) begun_ms: i64,
+    /// Shown when it overlaps with another one.
+    #[expect(dead_code, reason = "read by Debug")]
+    begun_ms: i64,
     pub(crate) ended_ms: Option<i64>,
 }
 
@@ -31,8 +33,8 @@ pub(crate) struct Worker {
     services: Services,
     /// Whether an execution is about its symbol or about the whole pipeline.
     names_symbol: bool,
-    /// The broker may lose what it has.
-    pub(crate) broker_forgets: bool,
+    /// How much of what it has the broker loses.
+    message_loss: f64,
     again: VecDeque<(Task, i64)>,
     running: Vec<Uuid>,
     /// Distinct messages that the broker handed out.
@@ -43,11 +45,11 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(services: &Services, names_symbol: bool, broker_forgets: bool) -> Self {
+    pub(crate) fn new(services: &Services, names_symbol: bool, message_loss: f64) -> Self {
         Self {
             services: services.clone(),
             names_symbol,
-            broker_forgets,
+            message_loss,
             again: VecDeque::new(),
             running: Vec::new(),
             messages: Vec::new(),
@@ -62,7 +64,7 @@ impl Worker {
         let (task, expires_ms) = match self.services.broker.queue.try_receive() {
             Some((task, expires)) => {
                 self.messages.push(Message { trigger_id: task.trigger_id, kwargs: task.kwargs.clone() });
-                if self.broker_forgets && self.services.chaos.strikes(Fault::MessageLost, 0.15) {
+                if self.services.chaos.strikes(Fault::MessageLost, self.message_loss) {
                     self.lost.push(task.trigger_id);
                     return true;
                 }
@@ -83,9 +85,11 @@ impl Worker {
     fn start(&mut self, task: &Task, expires_ms: i64) {
         let now_ms = clock::now_ms();
         if self.runs.contains_key(&task.trigger_id) {
+            self.services.chaos.reached(Window::StartedBefore);
             return;
         }
         if expires_ms <= now_ms {
+            self.services.chaos.reached(Window::Expired);
             self.expired.push(task.trigger_id);
             return;
         }

@@ -26,7 +26,9 @@ fn one_in_flight(world: &World, by_pipeline: &HashMap<Uuid, Vec<&Trigger>>, find
         for (position, trigger) in triggers.iter().enumerate() {
             let Some((_, end)) = world.runs.get(&trigger.id) else { continue };
             let end = end.unwrap_or(i64::MAX);
-            for later in triggers[position + 1..].iter().take_while(|later| later.claimed < end).filter(|later| later.written < end) {
+            for later in
+                triggers[position + 1..].iter().take_while(|later| later.claimed < end).filter(|later| later.written < end)
+            {
                 findings.overlaps += 1;
                 findings.violated("I2", format!("{} was claimed while {} was in flight", later.id, trigger.id));
             }
@@ -66,7 +68,8 @@ fn retries(world: &World, findings: &mut Findings) {
 
 /// For each record and each pipeline that it concerns: a claim in its batch, or a reason against it.
 fn completeness(witnesses: &Witnesses, world: &World, by_pipeline: &HashMap<Uuid, Vec<&Trigger>>, findings: &mut Findings) {
-    let claimed: HashSet<(Uuid, &str)> = world.triggers.iter().map(|trigger| (trigger.pipeline, trigger.signal_id.as_str())).collect();
+    let claimed: HashSet<(Uuid, &str)> =
+        world.triggers.iter().map(|trigger| (trigger.pipeline, trigger.signal_id.as_str())).collect();
     for (place @ (partition, offset), number) in &world.records {
         let Kind::Signal { origin, tickers } = witnesses.signals.kind(*number) else { continue };
         // A record that was never decided is I1's.

@@ -68,7 +68,8 @@ impl Findings {
 /// Checks everything.
 pub(crate) fn check(witnesses: &Witnesses) -> anyhow::Result<Findings> {
     let world = World::load(witnesses)?;
-    let mut findings = Findings { records: world.records.len() as u64, triggers: world.triggers.len() as u64, ..Findings::default() };
+    let mut findings =
+        Findings { records: world.records.len() as u64, triggers: world.triggers.len() as u64, ..Findings::default() };
     records::check(witnesses, &world, &mut findings)?;
     claims::check(witnesses, &world, &mut findings);
     tasks::check(witnesses, &world, &mut findings);

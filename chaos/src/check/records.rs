@@ -10,7 +10,10 @@ use crate::signals::Kind;
 pub(super) fn check(witnesses: &Witnesses, world: &World, findings: &mut Findings) -> anyhow::Result<()> {
     for (place, number) in &witnesses.ledger {
         // What Kafka itself lost is not the dispatcher's: such a run says nothing.
-        anyhow::ensure!(world.records.get(place) == Some(number), "Kafka acknowledged record {number} at {place:?} and does not have it");
+        anyhow::ensure!(
+            world.records.get(place) == Some(number),
+            "Kafka acknowledged record {number} at {place:?} and does not have it"
+        );
     }
     let expected = expected(witnesses, world);
     for (partition, expected) in &expected {
@@ -89,10 +92,13 @@ fn dead_letters(witnesses: &Witnesses, world: &World, findings: &mut Findings) {
     let mut found: HashMap<(i32, i64), u64> = HashMap::new();
     for letter in &world.dead_letters {
         let header = |name: &str| letter.headers.get(name).and_then(|value| std::str::from_utf8(value).ok());
-        let place = header("dead-letter-partition").and_then(|partition| partition.parse().ok()).zip(header("dead-letter-offset").and_then(|offset| offset.parse().ok()));
+        let place = header("dead-letter-partition")
+            .and_then(|partition| partition.parse().ok())
+            .zip(header("dead-letter-offset").and_then(|offset| offset.parse().ok()));
         let kind = place.and_then(|place| world.records.get(&place)).map(|number| (*number, witnesses.signals.kind(*number)));
         let (Some(place), Some((number, Kind::Bad(_)))) = (place, kind) else {
-            findings.violated("I7", format!("the dead letter {}:{} is of no bad record: {place:?}", letter.partition, letter.offset));
+            findings
+                .violated("I7", format!("the dead letter {}:{} is of no bad record: {place:?}", letter.partition, letter.offset));
             continue;
         };
         if letter.payload != witnesses.signals.payload(number) {

@@ -111,14 +111,19 @@ impl World {
                 written: row.try_get(10)?,
             });
         }
-        for row in client.query("select id, status, (extract(epoch from at) * 1000000)::bigint from chaos.executions order by at", &[])? {
+        for row in client
+            .query("select id, status, (extract(epoch from at) * 1000000)::bigint from chaos.executions order by at", &[])?
+        {
             let at = row.try_get(2)?;
             let run = self.runs.entry(row.try_get(0)?).or_insert((at, None));
             if row.try_get::<_, &str>(1)? == "COMPLETED" {
                 run.1.get_or_insert(at);
             }
         }
-        for row in client.query("select trigger_id, attempt, (extract(epoch from at) * 1000000)::bigint from chaos.attempts order by at", &[])? {
+        for row in client.query(
+            "select trigger_id, attempt, (extract(epoch from at) * 1000000)::bigint from chaos.attempts order by at",
+            &[],
+        )? {
             self.attempts.push((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
         }
         Ok(())

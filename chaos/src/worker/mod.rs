@@ -261,7 +261,8 @@ impl Working {
     fn write_starts(&self) -> anyhow::Result<()> {
         let mut file = BufWriter::new(self.evidence.file("starts.jsonl")?);
         for start in &self.seen.starts {
-            let line = json!({"trigger_id": start.trigger_id, "pipeline_id": start.pipeline_id, "from": start.from, "to": start.to});
+            let line =
+                json!({"trigger_id": start.trigger_id, "pipeline_id": start.pipeline_id, "from": start.from, "to": start.to});
             writeln!(file, "{line}")?;
         }
         file.flush().context("starts.jsonl")

@@ -635,7 +635,7 @@ mod random {
             (_, Expected::Anything) => {}
             (Ok(()), Expected::Signal(signal)) => prop_assert_eq!(seen(&batch, &batch.signals()[1]), signal, "{}", shown),
             (Err(reason), Expected::Rejected(reasons)) => {
-                prop_assert!(reasons.contains(&reason), "{reason:?}, not {reasons:?}: {shown}")
+                prop_assert!(reasons.contains(&reason), "{reason:?}, not {reasons:?}: {shown}");
             }
             (decoded, expected) => prop_assert!(false, "{decoded:?}, not {expected:?}: {shown}"),
         }

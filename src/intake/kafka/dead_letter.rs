@@ -49,7 +49,9 @@ impl DeadLetters {
     pub(super) async fn send(&self, rejected: &[Rejected]) -> Result<(), Error> {
         if chaos::bug(Bug::DeadLetterNotAwaited) {
             // Polled once: each is in the producer's queue, and nobody waits for it.
-            rejected.iter().for_each(|rejected| drop(self.send_one(rejected).now_or_never()));
+            for rejected in rejected {
+                drop(self.send_one(rejected).now_or_never());
+            }
             return Ok(());
         }
         // In slices, so that a burst of large records does not overrun the producer's queue.

@@ -499,7 +499,7 @@ async fn undecided_records_stay_behind_after_a_revoke<W: World>(world: &W) {
         assert!(clock::now() < deadline, "{:?} {:?}", b.owned, b.decided);
         b.step().await;
     }
-    let kept = if b.owned == [0] { 1 } else { 0 };
+    let kept = i32::from(b.owned == [0]);
     // The first thing that the old owner hears is its new assignment, not what it had fetched before.
     assert_eq!(assigned(&mut a).await, [kept]);
     a.start(&[Start { partition: kept, epoch: 2, next_offset: None }]).await.unwrap();

@@ -206,7 +206,9 @@ async fn publications_of_several_publishers_do_not_mix<W: World>(world: &W) {
     let publications: Vec<_> = (0..8).map(|_| publication(700)).collect();
     let mut queues: Vec<_> = publications.iter().map(|_| world.queue()).collect();
     let enqueued = join_all(queues.iter_mut().zip(&publications).map(|(queue, publication)| queue.enqueue(publication))).await;
-    enqueued.into_iter().for_each(|result| result.unwrap());
+    for result in enqueued {
+        result.unwrap();
+    }
     let mut rest = world.take_all().await;
     while let Some(first) = rest.first() {
         let publication =
