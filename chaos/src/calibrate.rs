@@ -65,13 +65,10 @@ fn schedule(bug: Bug, seed: u64) -> Plan {
             let deaths = (0..3).map(|instance| step(Fault::Point("before_publish", instance), second)).collect();
             Plan { lanes: vec![deaths], ..plan }
         }
-        // The broker's proxy is deaf for longer than the client waits, then it cuts what was asked.
+        // The broker cannot be reached, and nothing that was asked of it is done.
         Bug::PublishErrorSwallowed => {
-            let deaf = [
-                Fault::BlackHole(Dependency::Redis, Duration::from_secs(7)),
-                Fault::BlackHole(Dependency::Redis, Duration::from_secs(6)),
-            ];
-            Plan { lanes: vec![deaf.map(|fault| step(fault, 2 * second)).to_vec()], ..plan }
+            let closed = [3, 4].map(|seconds| step(Fault::Closed(Dependency::Redis, Duration::from_secs(seconds)), 2 * second));
+            Plan { lanes: vec![closed.to_vec()], ..plan }
         }
         // Signals that come again are enough.
         Bug::NoConflictKey => plan,

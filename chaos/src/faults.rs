@@ -89,6 +89,7 @@ impl Targets<'_> {
             }
             Fault::Slow(dependency, reply, time) => self.wire(*dependency, Mode::Slow(*reply), *time, "slow")?,
             Fault::BlackHole(dependency, time) => self.wire(*dependency, Mode::BlackHole, *time, "black hole")?,
+            Fault::Closed(dependency, time) => self.wire(*dependency, Mode::Closed, *time, "closed")?,
             Fault::CutReplies(dependency, times) => self.replies(*dependency, Mode::CutReply, *times, "replies cut")?,
             Fault::DropReplies(dependency, times) => self.replies(*dependency, Mode::DropReply, *times, "replies dropped")?,
         }

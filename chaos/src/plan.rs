@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     Slow(Dependency, Duration, Duration),
     /// Nothing goes through for so long.
     BlackHole(Dependency, Duration),
+    /// Every connection ends, before what was asked is done, for so long.
+    Closed(Dependency, Duration),
     /// Replies break off in their middle, so many times.
     CutReplies(Dependency, u32),
     /// Requests are done and their replies swallowed, so many times.
@@ -94,7 +96,7 @@ impl Fault {
             Self::Restart(_) => 1,
             Self::Point(name, _) if name.starts_with("sweep") || name.starts_with("retry") => 17,
             Self::Point(..) => 4,
-            Self::Zombie(_, time) | Self::Frozen(_, time) | Self::BlackHole(_, time) | Self::Slow(_, _, time) => time.as_secs(),
+            Self::Zombie(_, time) | Self::Frozen(_, time) | Self::BlackHole(_, time) | Self::Closed(_, time) | Self::Slow(_, _, time) => time.as_secs(),
             Self::Down(Dependency::Kafka, time) => time.as_secs() + 6,
             Self::Down(_, time) => time.as_secs() + 2,
             Self::CutReplies(_, times) | Self::DropReplies(_, times) => u64::from(*times) / 2,
@@ -139,13 +141,14 @@ fn on_dependencies(options: &Options) -> Vec<Step> {
 /// Every kind in turn, so that few faults are of different kinds.
 fn on_dependency(dependency: Dependency, number: u32, dice: &mut Dice) -> Fault {
     use Dependency::{Kafka, Postgres, Redis};
-    match (dependency, number % 5) {
-        (Kafka, 0 | 3) => Fault::Down(Kafka, dice.between(0, 3_000)),
+    match (dependency, number % 6) {
+        (Kafka, 0 | 2 | 4) => Fault::Down(Kafka, dice.between(0, 3_000)),
         (Kafka, _) => Fault::Frozen(Kafka, dice.between(1_000, 6_000)),
         (_, 0) => Fault::Down(dependency, dice.between(0, 5_000)),
         (_, 1) => Fault::DropReplies(dependency, 6),
         (_, 2) => Fault::CutReplies(dependency, 6),
         (_, 3) => Fault::Slow(dependency, dice.between(50, 800), dice.between(2_000, 5_000)),
+        (_, 4) => Fault::Closed(dependency, dice.between(1_000, 5_000)),
         (Redis, _) if dice.chance(500) => Fault::Frozen(Redis, dice.between(1_000, 7_000)),
         (Postgres | Redis, _) => Fault::BlackHole(dependency, dice.between(1_000, 7_000)),
     }

@@ -16,6 +16,8 @@ pub(crate) enum Mode {
     Slow(Duration),
     /// Nothing goes through in either direction, and nobody is told.
     BlackHole,
+    /// Connections end, and new ones end at once; what was asked is never done.
+    Closed,
     /// The next reply of every connection that stands by now breaks off in its middle.
     CutReply,
     /// The request of every connection that stands by now is done, and its reply never comes: the connection ends instead.
@@ -54,6 +56,9 @@ impl Proxy {
         std::thread::Builder::new().name("proxy".into()).spawn(move || {
             for client in listener.incoming().flatten() {
                 // A service that is down refuses: so do we, by hanging up.
+                if accepting.mode().0 == Mode::Closed {
+                    continue;
+                }
                 if let Ok(server) = TcpStream::connect(&accepting.target) {
                     accepting.join(&client, &server);
                 }
@@ -109,6 +114,9 @@ impl Shared {
         while let Ok(count @ 1..) = from.read(&mut bytes) {
             while self.mode().0 == Mode::BlackHole && clock::check().is_ok() {
                 std::thread::sleep(Duration::from_millis(20));
+            }
+            if self.mode().0 == Mode::Closed {
+                break;
             }
             let passing = match judge(self, count) {
                 Verdict::Pass => count,

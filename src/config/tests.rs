@@ -4,7 +4,6 @@ use std::time::Duration;
 use proptest::prelude::*;
 use secrecy::ExposeSecret as _;
 
-use secrecy::ExposeSecret as _;
 
 use super::*;
 
@@ -331,7 +330,7 @@ mod celery {
                 RedisEndpoint::Socket(path) => path.display().to_string(),
             };
             assert_eq!(read, endpoint, "{url}");
-            let read_password = address.password.as_ref().map(secrecy::ExposeSecret::expose_secret);
+            let read_password = address.password.as_ref().map(secrecy::SecretString::expose_secret);
             assert_eq!((address.user.as_deref(), read_password, address.database), (user, password, database), "{url}");
         }
     }
