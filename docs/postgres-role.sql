@@ -27,6 +27,6 @@ end $$;
 
 -- Our own schema. Nothing of the ledger is ever deleted by the service.
 grant usage on schema dispatcher to trigger_dispatcher;
-grant select on dispatcher.schema_versions to trigger_dispatcher;
+grant select on dispatcher.schema_versions, dispatcher.starts to trigger_dispatcher;
 grant select, insert, update on dispatcher.triggers, dispatcher.publications, dispatcher.progress to trigger_dispatcher;
 grant select, insert, update, delete on dispatcher.slots to trigger_dispatcher;

@@ -12,6 +12,7 @@ use crate::clock::wait_for;
 use crate::kafka::Topic;
 use crate::platform::Platform;
 use crate::process::{Usage, usage};
+use crate::results::complain;
 use crate::services::Services;
 
 /// The program, built beside this one.
@@ -92,8 +93,11 @@ impl Instance {
         self.ended = true;
         anyhow::ensure!(status.success(), "the dispatcher did not end in order, {status}: {}", self.log.display());
         let log = std::fs::read_to_string(&self.log)?;
-        let is_warning = |line: &&str| line.contains(r#""level":"WARN""#) || line.contains(r#""level":"ERROR""#);
-        let warnings = log.lines().filter(is_warning).map(str::to_owned).collect();
+        let is_warning = |line: &&str| line.contains(r#""level":"warn""#) || line.contains(r#""level":"error""#);
+        let warnings: Vec<String> = log.lines().filter(is_warning).map(str::to_owned).collect();
+        if let Some(first) = warnings.first() {
+            complain(&format!("the dispatcher logged {} warnings; the first: {first}", warnings.len()));
+        }
         std::fs::remove_file(&self.log)?;
         Ok(warnings)
     }

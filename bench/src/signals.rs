@@ -47,7 +47,7 @@ impl Signals {
         self.text.clear();
         write!(
             self.text,
-            r#"{{"signal_id":"{due_ns:016}-{number:010}","signal_type":"golden_cross","source":"bench","timestamp":"2026-01-05T14:30:00Z","tickers":[{{"ticker":"T{ticker:04}","signal":"BULLISH","confidence":{}.{},"reasoning":"SMA 50 above SMA 200"}}],"metadata":{{"sma_50":{}.{:02},"timeframe":"1d","note":""#,
+            r#"{{"signal_id":"{due_ns:015}-{number:08}","signal_type":"golden_cross","source":"bench","timestamp":"2026-01-05T14:30:00Z","tickers":[{{"ticker":"T{ticker:04}","signal":"BULLISH","confidence":{}.{},"reasoning":"SMA 50 above SMA 200"}}],"metadata":{{"sma_50":{}.{:02},"timeframe":"1d","note":""#,
             confidence / 10,
             confidence % 10,
             price / 100,

@@ -93,7 +93,7 @@ fn schedule(bug: Bug, seed: u64) -> Plan {
         Bug::LatestReset => Plan { before: 1_500, ..plan },
         // A zombie with a batch in its hands; slow answers keep it there.
         Bug::EpochIgnored => {
-            let zombies = (0..8).map(|number| step(Fault::Zombie(number % 3, Duration::from_millis(5_000)), 1_500)).collect();
+            let zombies = (0..8).map(|number| step(Fault::Zombie(number % 3, Duration::from_secs(5)), 1_500)).collect();
             let slow = vec![step(Fault::Slow(Dependency::Postgres, Duration::from_millis(150), Duration::from_secs(52)), 0)];
             Plan { lanes: vec![zombies, slow], signals: 20_000, ..plan }
         }

@@ -96,7 +96,11 @@ impl Fault {
             Self::Restart(_) => 1,
             Self::Point(name, _) if name.starts_with("sweep") || name.starts_with("retry") => 17,
             Self::Point(..) => 4,
-            Self::Zombie(_, time) | Self::Frozen(_, time) | Self::BlackHole(_, time) | Self::Closed(_, time) | Self::Slow(_, _, time) => time.as_secs(),
+            Self::Zombie(_, time)
+            | Self::Frozen(_, time)
+            | Self::BlackHole(_, time)
+            | Self::Closed(_, time)
+            | Self::Slow(_, _, time) => time.as_secs(),
             Self::Down(Dependency::Kafka, time) => time.as_secs() + 6,
             Self::Down(_, time) => time.as_secs() + 2,
             Self::CutReplies(_, times) | Self::DropReplies(_, times) => u64::from(*times) / 2,

@@ -4,7 +4,6 @@ use std::time::Duration;
 use proptest::prelude::*;
 use secrecy::ExposeSecret as _;
 
-
 use super::*;
 
 const REQUIRED: [(&str, &str); 6] = [

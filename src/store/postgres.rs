@@ -371,12 +371,6 @@ fn claim_sql() -> String {
             .replace("p.epoch = s.epoch as mine", "true as mine")
             .replace("coalesce(p.next_offset <= s.first_offset, true)", "true");
     }
-    if chaos::bug(Bug::NoConflictKey) {
-        return sql.replace("t.trigger_id is not null as known", "false as known").replace(
-            "select trigger_id, pipeline_id, ticker, signal_id, symbol, $2",
-            "select gen_random_uuid(), pipeline_id, ticker, signal_id, symbol, $2",
-        );
-    }
     sql
 }
 

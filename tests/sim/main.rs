@@ -21,7 +21,7 @@ use crate::faults::{Fault, Window};
 use crate::invariants::Invariant;
 
 /// Schedules that a change must survive.
-const SCHEDULES: u64 = 10_000;
+const SCHEDULES: u64 = 5_000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is a whole number, not {value:?}")))

@@ -14,7 +14,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long an enqueued task may leave no trace of a start.
 pub(crate) const START_TIMEOUT: Duration = Duration::from_secs(6);
-pub(crate) const MAX_ATTEMPTS: i32 = 2;
+pub(crate) const MAX_ATTEMPTS: i32 = 3;
 
 pub(crate) struct Sweeper {
     services: Services,

@@ -6,7 +6,7 @@
 mod guard;
 mod message;
 
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::io::{BufWriter, Write as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,7 +99,7 @@ impl Worker {
             seen: Seen::default(),
             places: HashMap::new(),
             ends: BinaryHeap::new(),
-            lost_once: HashMap::new(),
+            lost_once: HashSet::new(),
         };
         let thread = std::thread::Builder::new().name("worker".into()).spawn(move || working.run())?;
         Ok(Self { control, thread })
@@ -137,7 +137,7 @@ struct Working {
     places: HashMap<Uuid, usize>,
     /// What ends when, the next first.
     ends: BinaryHeap<std::cmp::Reverse<(Instant, Uuid)>>,
-    lost_once: HashMap<Uuid, ()>,
+    lost_once: HashSet<Uuid>,
 }
 
 impl Working {
@@ -203,7 +203,7 @@ impl Working {
         writeln!(self.messages, "{}", json!({"second": second, "trigger_id": trigger_id, "digest": delivery.digest}))?;
         self.seen.received.push(Received { delivery: delivery.clone(), second });
         let ordered = self.control.lose.load(Ordering::Acquire) > 0;
-        if (ordered || self.dice.chance(self.habits.loses)) && self.lost_once.insert(trigger_id, ()).is_none() {
+        if (ordered || self.dice.chance(self.habits.loses)) && self.lost_once.insert(trigger_id) {
             if ordered {
                 self.control.lose.fetch_sub(1, Ordering::AcqRel);
             }

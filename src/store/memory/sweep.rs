@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{MemoryStore, State, milliseconds, timestamp};
+use super::{MemoryStore, State, Trigger, milliseconds, timestamp};
 use crate::store::sweep::Retried;
 use crate::tasks::{Publication, Task};
 
@@ -123,7 +123,7 @@ impl MemoryStore {
         let state = self.state();
         let mut found = Vec::new();
         for slot in state.slots.values().filter(|slot| slot.leased_until_ms > now_ms && !slot.answered) {
-            let Some(trigger) = state.triggers.get(&slot.trigger_id) else { continue };
+            let Some(trigger) = state.triggers.get(&slot.trigger_id).filter(|trigger| !trigger.failed) else { continue };
             let row = state.publications.0.get(&trigger.publication_id);
             if row.and_then(|row| row.enqueued_at_ms).is_some_and(|at| at < due_ms) {
                 found.push((slot.trigger_id, trigger.attempt));
@@ -142,18 +142,15 @@ impl MemoryStore {
         let mut retried = Retried { publication, failed: Vec::new() };
         for (trigger_id, attempt) in seen {
             let is_held = state.holds(*trigger_id);
-            let Some(trigger) = state.triggers.get_mut(trigger_id).filter(|trigger| is_held && trigger.attempt == *attempt)
-            else {
-                continue;
-            };
+            let is_due = |trigger: &&mut Trigger| is_held && !trigger.failed && trigger.attempt == *attempt;
+            let Some(trigger) = state.triggers.get_mut(trigger_id).filter(is_due) else { continue };
             if trigger.attempt < max_attempts {
                 trigger.attempt += 1;
                 trigger.publication_id = id;
                 retried.publication.tasks.extend(state.renew(*trigger_id, leased_until_ms));
             } else {
+                // It keeps its slot until its lease ends: the last task may still start.
                 trigger.failed = true;
-                let slot = (trigger.pipeline_id, trigger.ticker.clone());
-                state.slots.remove(&slot);
                 retried.failed.push(*trigger_id);
             }
         }

@@ -9,6 +9,7 @@ held as materialized (
     from dispatcher.triggers t
     join seen using (trigger_id, attempt)
     join dispatcher.slots s on s.trigger_id = t.trigger_id and s.pipeline_id = t.pipeline_id and s.ticker = t.ticker
+    where t.failed_at is null
     -- in the order of claims, against deadlocks
     order by s.pipeline_id, s.ticker
     for update of t, s
@@ -30,13 +31,11 @@ publication as (
     insert into dispatcher.publications (publication_id, swept_at) select $3::uuid, now() where exists (select from again)
 ),
 failed as (
+    -- It keeps its slot until its lease ends: the last task may wait in a long queue, and may start until then.
     update dispatcher.triggers t set failed_at = now()
     from held h
     where t.trigger_id = h.trigger_id and h.attempt >= $5::int
     returning t.trigger_id
-),
-freed as (
-    delete from dispatcher.slots s using failed f where s.trigger_id = f.trigger_id
 )
 select trigger_id, pipeline_id, kwargs, (extract(epoch from now() + make_interval(secs => $4::float8)) * 1000000)::bigint as leased_until_us
 from again

@@ -5,6 +5,7 @@ from dispatcher.slots s
 join dispatcher.triggers t on t.trigger_id = s.trigger_id
 join dispatcher.publications p on p.publication_id = t.publication_id
 where s.leased_until > now()
+    and t.failed_at is null
     and p.enqueued_at < now() - make_interval(secs => $1::float8)
     and not exists (select from dispatcher.starts g where g.trigger_id = t.trigger_id)
     and not exists (

@@ -14,7 +14,7 @@ use crate::tasks::{Publication, Task};
 pub struct Retried {
     /// Those that are published again, as a new attempt.
     pub publication: Publication,
-    /// Those that were published as often as allowed; their slots are free.
+    /// Those that were published as often as allowed; their slots are free when the last lease has ended.
     pub failed: Vec<Uuid>,
 }
 
