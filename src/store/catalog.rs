@@ -66,11 +66,48 @@ pub(super) async fn fill_in(connection: &Connection, sql: &str) -> Result<String
         Some("uuid") | None => format!("{of}.pipeline_id"),
         Some(other) => format!("{of}.pipeline_id::text::{other}"),
     };
+    let id_is_trigger = match executions.type_of("id") {
+        Some("uuid") => "e.id = s.trigger_id",
+        _ => "e.id::text = s.trigger_id::text",
+    };
     let symbol = if executions.has("symbol") { "e.symbol::text" } else { "null::text" };
     let created_at = if executions.has("created_at") { "e.created_at" } else { "null::timestamptz" };
+    let busy = if indexed_by(connection, "status").await? {
+        include_str!("sql/busy_by_status.sql")
+    } else {
+        include_str!("sql/busy_by_pipeline.sql")
+    };
     Ok(sql
+        .replace("{busy}", busy)
+        .replace("{over}", include_str!("sql/over.sql"))
+        .replace("{id_is_trigger}", id_is_trigger)
         .replace("{pipeline_id}", &id("c"))
         .replace("{slot_pipeline_id}", &id("s"))
         .replace("{symbol}", symbol)
         .replace("{created_at}", created_at))
+}
+
+/// Whether the executions of one pipeline can be found in the order of a column.
+async fn indexed_by(connection: &Connection, column: &str) -> Result<bool, StoreError> {
+    let rows = connection
+        .query(
+            "select from pg_index i
+             join pg_attribute p on p.attrelid = i.indrelid and p.attnum = i.indkey[0] and p.attname = 'pipeline_id'
+             join pg_attribute c on c.attrelid = i.indrelid and c.attnum = i.indkey[1] and c.attname = $1
+             where i.indrelid = to_regclass('executions') and i.indisvalid and i.indpred is null",
+            &[&column],
+        )
+        .await?;
+    Ok(!rows.is_empty())
+}
+
+/// Indexes that the claim wants on the platform's executions table and does not find: (column, the statement that makes it).
+pub(super) async fn missing_indexes(connection: &Connection) -> Result<Vec<(&'static str, String)>, StoreError> {
+    let mut missing = Vec::new();
+    for column in ["status", "created_at"] {
+        if !indexed_by(connection, column).await? {
+            missing.push((column, format!("create index concurrently on executions (pipeline_id, {column})")));
+        }
+    }
+    Ok(missing)
 }

@@ -17,6 +17,7 @@ use crate::chaos::{self, Bug};
 use crate::config::{Config, PostgresConfig, SslMode};
 use crate::intake::Start;
 use crate::supervise::Companion;
+use crate::telemetry::Seldom;
 
 /// How long a connection may take to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -225,12 +226,13 @@ pub struct PostgresClaims {
     session: Option<(Connection, Statement)>,
     /// Publications that the broker has, and the store does not know it yet.
     unwritten: Vec<Uuid>,
+    seldom: Seldom,
 }
 
 impl PostgresClaims {
     /// Prepares the claims; PostgreSQL need not be reachable yet.
     pub fn new(database: Database, terms: ClaimTerms) -> Self {
-        Self { database, terms, session: None, unwritten: Vec::new() }
+        Self { database, terms, session: None, unwritten: Vec::new(), seldom: Seldom::default() }
     }
 
     /// The session, made if there is none. It is taken out, so that every error drops it.
@@ -239,6 +241,16 @@ impl PostgresClaims {
             return Ok(session);
         }
         let connection = self.database.connect().await?;
+        for (column, statement) in catalog::missing_indexes(&connection).await? {
+            if self.seldom.now(column) {
+                tracing::warn!(
+                    event = "index_missing",
+                    table = "executions",
+                    statement,
+                    text = "claims read every execution of a pipeline"
+                );
+            }
+        }
         let sql = catalog::fill_in(&connection, &claim_sql()).await?;
         let claim = connection.prepare(&sql, &[]).await?;
         Ok((connection, claim))

@@ -64,8 +64,7 @@ pub fn trigger_text(
     let signal = &batch.signals()[candidate.signal as usize];
     let signal_id = signal_id(topic, batch, signal);
     let pipeline_id = rules.pipeline_id(candidate.pipeline);
-    let trigger_id =
-        if chaos::bug(Bug::NoConflictKey) { Uuid::new_v4() } else { trigger_id(pipeline_id, slot, &signal_id) };
+    let trigger_id = if chaos::bug(Bug::NoConflictKey) { Uuid::new_v4() } else { trigger_id(pipeline_id, slot, &signal_id) };
     let first = batch.mention(candidate.mentions[0]);
     let symbol = batch.text(first.ticker);
     let details = Details::read(batch.text(signal.payload));

@@ -214,6 +214,38 @@ async fn what_is_left_of_a_publication_is_taken_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_that_is_given_up_keeps_its_slot_until_its_lease_ends() {
+    let mut world = World::create().await;
+    let slot = pipelines(1);
+    world.publish(&slot).await;
+    let connection = world.store.connect().await.unwrap();
+    let seen = [(trigger_id(slot[0], "", "signal 0 0"), 1)];
+    // Its last task may wait in a long queue, and workers may start it until it expires.
+    assert_eq!(retry(&connection, &seen, LEASE, 1).await.unwrap().failed, [seen[0].0]);
+    assert_eq!(world.publish(&slot).await.1, 0);
+    assert!(retry(&connection, &seen, LEASE, 1).await.unwrap().failed.is_empty(), "it is given up once");
+    world.age(901).await;
+    assert_eq!(world.publish(&slot).await.1, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_claim_tells_the_lease_that_ends_first() {
+    let mut world = World::create().await;
+    let slots = pipelines(2);
+    let request = request(world.start, 0, &slots);
+    assert!(matches!(world.claims.claim(&request).await.unwrap(), Verdict::Claimed(_)));
+    // A sweeper has renewed one of them, and the slot of the other one has passed on.
+    for renewed in &slots {
+        let sql = "update dispatcher.triggers set leased_until = now() + make_interval(secs => case when pipeline_id = $1 then 5000 else 100 end)";
+        world.database.client.execute(sql, &[renewed]).await.unwrap();
+        let Verdict::Claimed(repeated) = world.claims.claim(&request).await.unwrap() else { panic!("it was ours") };
+        #[expect(clippy::disallowed_methods, reason = "the lease is compared with the time of day")]
+        let left = repeated.leased_until.duration_since(jiff::Timestamp::now()).as_secs();
+        assert!(left <= 100, "a task would outlive its lease by {} s", left - 100);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn racing_sweepers_take_each_publication_up_once() {
     let mut world = World::create().await;
     let mut expected = HashSet::new();

@@ -102,7 +102,7 @@ impl Evidence {
     }
 
     /// Triggers of which it is not settled whether they start.
-    pub(crate) fn unresolved(&self, services: &Services, worker: &Worker) -> Vec<Uuid> {
+    pub(crate) fn unresolved(services: &Services, worker: &Worker) -> Vec<Uuid> {
         let now_ms = clock::now_ms();
         let open = |(id, trigger): &(Uuid, Trigger)| {
             !worker.runs.contains_key(id) && !trigger.failed && trigger.leased_until_ms > now_ms
@@ -163,7 +163,7 @@ impl Evidence {
     }
 
     fn starts(&mut self, plan: &Plan, services: &Services, worker: &Worker, ledger: &BTreeMap<Uuid, Trigger>) {
-        let unresolved = self.unresolved(services, worker);
+        let unresolved = Self::unresolved(services, worker);
         self.check(unresolved.is_empty(), Invariant::I1NoLoss, || format!("neither started nor given up: {unresolved:?}"));
         let waiting = services.store.publications().values().filter(|state| **state == PublicationState::Claimed).count();
         self.check(waiting == 0, Invariant::I8Liveness, || format!("{waiting} publications are not confirmed"));

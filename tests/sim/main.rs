@@ -3,6 +3,8 @@
 //!
 //! `SIM_SEED=n` replays one schedule, `SIM_SCHEDULES=n` runs more or fewer of them.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "all of this is a test")]
+
 mod clock;
 mod faults;
 mod invariants;

@@ -328,6 +328,6 @@ impl Schedule {
         (0..).zip(&ends).all(is_decided)
             && !self.worker.is_running()
             && self.services.store.publications().values().all(|state| *state != PublicationState::Claimed)
-            && self.evidence.unresolved(&self.services, &self.worker).is_empty()
+            && Evidence::unresolved(&self.services, &self.worker).is_empty()
     }
 }

@@ -185,7 +185,9 @@ impl Claims for FaultyClaims {
         let Self { services, inner, unwritten } = self;
         let claim = async {
             let request = distorted(services, request);
-            unwritten.iter().for_each(|id| inner.confirm(*id));
+            for id in unwritten.iter() {
+                inner.confirm(*id);
+            }
             let verdict = inner.claim(&request).await?;
             match &verdict {
                 Verdict::Fenced(_) => services.chaos.reached(Window::Fenced),
@@ -222,7 +224,11 @@ impl Claims for FaultyClaims {
         if services.chaos.is_late() {
             return Err(services.send_late(Late::Confirm(unwritten.clone())));
         }
-        services.chaos.call(async { Ok(services.store.confirm(unwritten)) }).await?;
+        let confirm = async {
+            services.store.confirm(unwritten);
+            Ok(())
+        };
+        services.chaos.call(confirm).await?;
         unwritten.clear();
         Ok(())
     }
@@ -262,7 +268,11 @@ impl TaskQueue for FaultyQueue {
         if services.chaos.is_late() {
             return Err(services.send_late(Late::Enqueue(publication.clone())));
         }
-        let result = services.chaos.call(async { Ok(services.broker.push(publication)) }).await;
+        let push = async {
+            services.broker.push(publication);
+            Ok(())
+        };
+        let result = services.chaos.call(push).await;
         if services.chaos.has(Bug::PublishErrorSwallowed) { Ok(()) } else { result }
     }
 }

@@ -1,11 +1,9 @@
 //! A sweeper on the twins: the same steps as `src/store/sweep/mod.rs`, each of which may fail, be slow or be the last.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
 use trigger_dispatcher::chaos::Bug;
 use trigger_dispatcher::tasks::{Publication, TaskQueue as _};
-use uuid::Uuid;
 
 use crate::faults::{Injected, Window};
 use crate::seams::{FaultyQueue, Services};
@@ -49,7 +47,9 @@ impl Sweeper {
             chaos.delay().await;
             if chaos.has(Bug::SweepWithoutCompare) {
                 let ledger = store.ledger();
-                seen.iter_mut().for_each(|(id, attempt)| *attempt = ledger[id].attempt);
+                for (id, attempt) in &mut seen {
+                    *attempt = ledger[id].attempt;
+                }
             }
             let retried = chaos.call(async { Ok(store.retry(&seen, lease, MAX_ATTEMPTS)) }).await?;
             retried.failed.iter().for_each(|_| chaos.reached(Window::Failed));
@@ -65,8 +65,10 @@ impl Sweeper {
         }
         self.services.chaos.delay().await;
         self.queue.enqueue(&publication).await?;
-        let confirmed: [Uuid; 1] = [publication.id];
-        let store = &self.services.store;
-        self.services.chaos.call(async { Ok::<_, Infallible>(store.confirm(&confirmed)) }).await
+        let confirm = async {
+            self.services.store.confirm(&[publication.id]);
+            Ok(())
+        };
+        self.services.chaos.call(confirm).await
     }
 }

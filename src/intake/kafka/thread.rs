@@ -150,22 +150,28 @@ impl IntakeThread {
         let mut wait = self.patience(now);
         let oldest_ms =
             self.max_age.map_or(i64::MIN, |age| clock::unix_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
-        let deadline = now + DRAIN;
         let before = self.pending.records();
+        // The clock is read for the first record, which the poll has waited for, and then once per 64.
+        let mut arrived = None;
         loop {
             match self.consumer.poll(wait) {
                 None => break,
-                Some(Ok(message)) => push(&mut self.pending, &self.assignment, &message, oldest_ms),
+                Some(Ok(message)) => {
+                    let at = *arrived.get_or_insert_with(clock::now);
+                    push(&mut self.pending, &self.assignment, &message, oldest_ms, at);
+                }
                 Some(Err(error)) => {
                     self.consume_failed(&error);
                     break;
                 }
             }
-            // After the first record only what is there already: the clock is read once per 64 records.
+            // After the first record only what is there already.
             wait = Duration::ZERO;
-            if self.pending.records().is_multiple_of(64) && (clock::now() >= deadline || self.pending.bytes() >= MAX_BATCH_BYTES)
-            {
-                break;
+            if self.pending.records().is_multiple_of(64) {
+                let at = clock::now();
+                if at - *arrived.get_or_insert(at) >= DRAIN || self.pending.bytes() >= MAX_BATCH_BYTES {
+                    break;
+                }
             }
         }
         self.watch.received(self.pending.records().saturating_sub(before));
@@ -222,7 +228,7 @@ impl IntakeThread {
             let oldest_ms = i64::MIN;
             // Records that were fetched before the pause may still come; they are few.
             if let Some(Ok(message)) = self.consumer.poll(WAITING) {
-                push(&mut self.pending, &self.assignment, &message, oldest_ms);
+                push(&mut self.pending, &self.assignment, &message, oldest_ms, now);
             }
         }
     }
@@ -303,7 +309,7 @@ impl IntakeThread {
     }
 }
 
-fn push(batch: &mut Batch, assignment: &Assignment, message: &BorrowedMessage<'_>, oldest_ms: i64) {
+fn push(batch: &mut Batch, assignment: &Assignment, message: &BorrowedMessage<'_>, oldest_ms: i64, now: Instant) {
     let partition = message.partition();
     // A record of a partition that we no longer read is its new owner's.
     let Some(epoch) = assignment.epoch(partition) else { return };
@@ -321,5 +327,5 @@ fn push(batch: &mut Batch, assignment: &Assignment, message: &BorrowedMessage<'_
         payload: message.payload(),
         headers: &headers,
     };
-    batch.push(&record, epoch, oldest_ms, clock::now());
+    batch.push(&record, epoch, oldest_ms, now);
 }

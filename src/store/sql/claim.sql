@@ -1,5 +1,5 @@
 -- One batch, one statement, one transaction: who may start, and up to where the partitions are decided.
--- {pipeline_id}, {symbol} and {created_at} are filled in from the platform's executions table.
+-- What stands in braces is filled in for the platform's executions table (catalog.rs).
 with
 span as materialized (
     select *
@@ -20,18 +20,14 @@ fence as materialized (
     for update of p
 ),
 candidate as materialized (
-    select c.*, t.trigger_id is not null as known, e.busy, e.unknown_status
+    select c.*, t.trigger_id is not null as known, e.busy or (s.trigger_id is not null and not {over}) as busy, e.unknown_status
     from unnest($13::uuid[], $14::uuid[], $15::text[], $16::text[], $17::text[], $18::text[], $19::int[], $20::bigint[], $21::bool[]) with ordinality
         as c (trigger_id, pipeline_id, ticker, signal_id, symbol, kwargs, partition, record_offset, shared, position)
     left join dispatcher.triggers t on t.trigger_id = c.trigger_id
+    -- Most slots that are taken are seen here, without a lock; the race for the rest is decided below.
+    left join dispatcher.slots s on s.pipeline_id = c.pipeline_id and s.ticker = c.ticker and s.leased_until > now()
     cross join lateral (
-        select
-            count(*) > 0 as busy,
-            min(lower(e.status::text)) filter (where lower(e.status::text) <> all ($25::text[])) as unknown_status
-        from executions e
-        where e.pipeline_id = {pipeline_id}
-            and (c.ticker = '' or coalesce(upper(trim({symbol})), c.ticker) = c.ticker)
-            and lower(e.status::text) <> all ($26::text[])
+        {busy}
     ) e
 ),
 verdict as materialized (
@@ -55,12 +51,7 @@ won as (
     on conflict (pipeline_id, ticker) do update
     set trigger_id = excluded.trigger_id, claimed_at = excluded.claimed_at, leased_until = excluded.leased_until
     where s.leased_until <= now()
-        or exists (
-            select from executions e
-            where e.pipeline_id = {slot_pipeline_id}
-                and (s.ticker = '' or coalesce(upper(trim({symbol})), s.ticker) = s.ticker)
-                and (e.id::text = s.trigger_id::text or {created_at} > s.claimed_at)
-        )
+        or {over}
     returning s.trigger_id
 ),
 ledger as (

@@ -8,11 +8,6 @@ where s.leased_until > now()
     and t.failed_at is null
     and p.enqueued_at < now() - make_interval(secs => $1::float8)
     and not exists (select from dispatcher.starts g where g.trigger_id = t.trigger_id)
-    and not exists (
-        select from executions e
-        where e.pipeline_id = {slot_pipeline_id}
-            and (s.ticker = '' or coalesce(upper(trim({symbol})), s.ticker) = s.ticker)
-            and (e.id::text = s.trigger_id::text or {created_at} > s.claimed_at)
-    )
+    and not ({over})
 order by p.enqueued_at
 limit 500

@@ -31,4 +31,6 @@ CREATE TABLE IF NOT EXISTS executions (
     error        text
 );
 
+-- The dispatcher asks on every batch for a pipeline's active executions, and for those since a claim.
 CREATE INDEX IF NOT EXISTS executions_pipeline_status ON executions (pipeline_id, status);
+CREATE INDEX IF NOT EXISTS executions_pipeline_created_at ON executions (pipeline_id, created_at);
