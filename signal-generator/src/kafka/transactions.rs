@@ -174,10 +174,10 @@ fn is_fatal(error: &KafkaError) -> bool {
     }
 }
 
-/// For the tests that kill the process at its worst moments; does nothing in a release build.
+/// For the tests that kill the process at its worst moments; does nothing in a build that is deployed.
 fn crash_point(transaction: &str, moment: &str) {
     let asked = || std::env::var("SIGNAL_GENERATOR_CRASH_AT").ok();
-    if cfg!(debug_assertions) && asked() == Some(format!("{transaction}-{moment}")) {
+    if cfg!(feature = "crash-points") && asked() == Some(format!("{transaction}-{moment}")) {
         std::process::abort();
     }
 }
