@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::StoreError;
-use super::postgres::Connection;
+use super::database::Connection;
 
 /// The columns of one table, by name, with their types.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 use tokio_postgres::error::SqlState;
 
 use super::catalog::columns;
-use super::postgres::Connection;
+use super::database::Connection;
 use super::{Database, StoreError};
 
 /// The versions of our schema, oldest first. A released one is never changed.

@@ -4,6 +4,7 @@
 //! the platform's tables, nor decide on anything but what the database says.
 
 mod catalog;
+mod database;
 pub mod memory;
 pub mod migrate;
 pub mod postgres;
@@ -21,7 +22,7 @@ use crate::intake::{PartitionSpan, Start};
 use crate::rules::PartitionCounts;
 use crate::tasks::TriggerText;
 
-pub use postgres::{Database, StoreError};
+pub use database::{Connection, Database, StoreError};
 
 /// A slot that a batch wants.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::postgres::Connection;
+use super::database::Connection;
 use super::rules::{Loaded, load};
 use super::{Database, StoreError, migrate};
 use crate::clock;

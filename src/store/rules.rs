@@ -2,7 +2,7 @@
 
 use super::StoreError;
 use super::catalog::columns;
-use super::postgres::Connection;
+use super::database::Connection;
 use crate::rules::{Rule, RuleRow};
 
 /// The rules at one moment, and the rows that make none.

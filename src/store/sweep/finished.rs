@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::SweepError;
 use crate::store::StoreError;
-use crate::store::postgres::Connection;
+use crate::store::database::Connection;
 use crate::tasks::redis::{RedisLink, finished};
 
 /// Slots that are asked about in one round.

@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::finished::Finished;
-use super::postgres::{CONFIRM, Connection};
+use super::database::Connection;
+use super::postgres::CONFIRM;
 use super::{Database, StoreError};
 use crate::chaos::{self, Bug};
 use crate::config::{TriggerConfig, WorkerGuard};

@@ -5,7 +5,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::store::StoreError;
-use crate::store::postgres::{Connection, timestamp};
+use crate::store::database::Connection;
+use crate::store::postgres::timestamp;
 use crate::tasks::{Publication, Task};
 
 /// Publications that nobody has confirmed for `patience`, with their leases renewed. One without tasks has lapsed: its

@@ -5,7 +5,8 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::chaos::{self, Bug};
-use crate::store::postgres::{Connection, timestamp};
+use crate::store::database::Connection;
+use crate::store::postgres::timestamp;
 use crate::store::{StoreError, catalog};
 use crate::tasks::{Publication, Task};
 

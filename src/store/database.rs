@@ -1,0 +1,184 @@
+//! Sessions with PostgreSQL, and what can go wrong in them. Does IO.
+
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Row, Socket, Statement, tls::TlsStream};
+
+use super::tls;
+use crate::config::{PostgresConfig, SslMode};
+use crate::supervise::Companion;
+
+/// How long a connection may take to stand.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a statement may take on the client's side; the server gives up earlier.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(40);
+/// What every session is told. One hung claimer must not stall the others, and no plan may be made for arrays of
+/// another size.
+const SESSION: &str = "set application_name = 'trigger-dispatcher'; set timezone = 'UTC'; set statement_timeout = '30s';
+    set lock_timeout = '10s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; set plan_cache_mode = force_custom_plan";
+
+/// What went wrong with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// PostgreSQL does not answer or refuses.
+    #[error("postgresql: {}", describe(.0))]
+    Postgres(#[source] tokio_postgres::Error),
+    /// No answer in time.
+    #[error("postgresql: no answer within {0:?}")]
+    TimedOut(Duration),
+    /// An answer of another shape than our statements give.
+    #[error("postgresql gave an answer of another shape: {0}")]
+    Answer(#[source] tokio_postgres::Error),
+    /// The platform's tables are not as they should be.
+    #[error("{0}")]
+    Platform(String),
+    /// Our schema is missing or of another version.
+    #[error("{0}")]
+    Schema(String),
+    /// TLS cannot be set up.
+    #[error("tls towards postgresql: {0}")]
+    Tls(String),
+}
+
+/// The server's words, without the values that its detail may hold.
+fn describe(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!("{} ({})", db.message(), db.code().code()),
+        None => match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        },
+    }
+}
+
+impl StoreError {
+    /// Whether the values of a statement were refused, not the statement or we.
+    pub fn is_about_data(&self) -> bool {
+        matches!(self, Self::Postgres(error) if error.code().is_some_and(|code| code.code().starts_with("22")))
+    }
+}
+
+/// How to connect. Cloned to whoever needs a connection of its own.
+#[derive(Debug, Clone)]
+pub struct Database {
+    config: PostgresConfig,
+}
+
+/// A session that ends with its owner.
+#[derive(Debug)]
+pub struct Connection {
+    client: Client,
+    _driver: Companion,
+}
+
+impl Database {
+    /// Prepares connections; PostgreSQL need not be reachable yet.
+    pub fn new(config: &PostgresConfig) -> Self {
+        Self { config: config.clone() }
+    }
+
+    /// A new session on a server that takes writes.
+    ///
+    /// # Errors
+    /// PostgreSQL does not answer or refuses.
+    pub async fn connect(&self) -> Result<Connection, StoreError> {
+        self.connect_and_listen(None).await
+    }
+
+    /// A new session whose notifications go to `notices`.
+    ///
+    /// # Errors
+    /// PostgreSQL does not answer or refuses.
+    pub async fn connect_and_listen(&self, notices: Option<UnboundedSender<()>>) -> Result<Connection, StoreError> {
+        let config = self.client_config();
+        let connect = async {
+            if self.config.ssl_mode == SslMode::Disable {
+                let (client, connection) = config.connect(NoTls).await.map_err(StoreError::Postgres)?;
+                Ok(Connection { client, _driver: Companion::start(drive(connection, notices)) })
+            } else {
+                let (client, connection) = config.connect(tls::connector(&self.config)?).await.map_err(StoreError::Postgres)?;
+                Ok(Connection { client, _driver: Companion::start(drive(connection, notices)) })
+            }
+        };
+        let connection =
+            tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| StoreError::TimedOut(CONNECT_TIMEOUT))??;
+        connection.batch(SESSION).await?;
+        Ok(connection)
+    }
+
+    fn client_config(&self) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .user(&self.config.user)
+            .password(self.config.password.expose_secret())
+            .host(&self.config.host)
+            .port(self.config.port)
+            .dbname(&self.config.database)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .keepalives_idle(Duration::from_secs(10))
+            .tcp_user_timeout(Duration::from_secs(20))
+            // After a failover the old primary may answer, read only.
+            .target_session_attrs(TargetSessionAttrs::ReadWrite)
+            .ssl_mode(if self.config.ssl_mode == SslMode::Disable { ClientSslMode::Disable } else { ClientSslMode::Require });
+        config
+    }
+}
+
+/// Moves bytes until the session ends; its end is told by the next statement.
+async fn drive<T>(mut connection: tokio_postgres::Connection<Socket, T>, notices: Option<UnboundedSender<()>>)
+where
+    T: TlsStream + AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+        if let (AsyncMessage::Notification(_), Some(notices)) = (message, &notices) {
+            // Nobody listens any more: the session is about to be dropped.
+            notices.send(()).ok();
+        }
+    }
+}
+
+impl Connection {
+    async fn within<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
+        let result = tokio::time::timeout(CLIENT_TIMEOUT, work).await.map_err(|_| StoreError::TimedOut(CLIENT_TIMEOUT))?;
+        result.map_err(StoreError::Postgres)
+    }
+
+    /// Runs a statement that gives rows.
+    ///
+    /// # Errors
+    /// PostgreSQL does not answer or refuses.
+    pub async fn query(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
+        self.within(self.client.query(sql, values)).await
+    }
+
+    /// Runs a prepared statement that gives rows.
+    pub(super) async fn query_prepared(
+        &self,
+        statement: &Statement,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, StoreError> {
+        self.within(self.client.query(statement, values)).await
+    }
+
+    pub(super) async fn prepare(&self, sql: &str, types: &[Type]) -> Result<Statement, StoreError> {
+        self.within(self.client.prepare_typed(sql, types)).await
+    }
+
+    /// Runs statements that give nothing.
+    ///
+    /// # Errors
+    /// PostgreSQL does not answer or refuses.
+    pub async fn batch(&self, sql: &str) -> Result<(), StoreError> {
+        self.within(self.client.batch_execute(sql)).await
+    }
+
+    /// Whether the session has ended.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+}
