@@ -121,6 +121,7 @@ fn flow(
     list: &str,
     producer: Producer,
 ) -> anyhow::Result<Flowed> {
+    begun(platform).with_context(|| format!("see {}", targets.evidence.folder().display()))?;
     let lanes = std::thread::scope(|scope| {
         let lanes: Vec<_> = plan.lanes.iter().map(|steps| scope.spawn(|| targets.run(steps))).collect();
         let ended =
@@ -141,6 +142,17 @@ fn flow(
         Ok(missing.is_empty().then_some(()))
     })?;
     Ok((ledger, settled.is_none().then_some(missing), targets.evidence.seconds() - began))
+}
+
+/// Waits for the first decision: faults prove nothing on a program that does not work at all.
+fn begun(platform: &Platform) -> anyhow::Result<()> {
+    let mut client = platform.connect()?;
+    let begun = clock::wait_for(Duration::from_secs(60), || {
+        let decided: bool =
+            client.query_one("select coalesce(sum(consumed), 0) > 0 from dispatcher.progress", &[])?.try_get(0)?;
+        Ok(decided.then_some(()))
+    })?;
+    begun.context("the dispatchers decide nothing within 60 s, with nothing broken yet")
 }
 
 fn heal(targets: &Targets<'_>) -> anyhow::Result<()> {

@@ -141,8 +141,10 @@ impl PostgresClaims {
         let rows = connection
             .query(
                 // A sweeper may have renewed some of the leases: the one that ends first comes last, and counts for all.
-                "select trigger_id, (extract(epoch from leased_until) * 1000000)::bigint from dispatcher.triggers
-                 where publication_id = $1 order by leased_until desc",
+                "select t.trigger_id, (extract(epoch from t.leased_until) * 1000000)::bigint
+                 from dispatcher.publications p
+                 join dispatcher.triggers t on t.trigger_id = any (p.trigger_ids) and t.publication_id = p.publication_id
+                 where p.publication_id = $1 order by t.leased_until desc",
                 &[&request.publication_id],
             )
             .await?;

@@ -1,6 +1,7 @@
 -- What the dispatcher must remember. The platform's tables are never written.
 
 -- One row for every execution that was started, and the task that was sent for it.
+-- No index but the key: each further one would cost every claim.
 create table dispatcher.triggers (
     trigger_id uuid primary key,
     pipeline_id uuid not null,
@@ -19,8 +20,6 @@ create table dispatcher.triggers (
     -- when it was given up: enqueued as often as allowed, and never started
     failed_at timestamptz
 );
-create index triggers_by_publication on dispatcher.triggers (publication_id);
-create index triggers_by_pipeline on dispatcher.triggers (pipeline_id, claimed_at);
 
 -- Who holds a slot, and how long at most.
 create table dispatcher.slots (
@@ -35,6 +34,7 @@ create table dispatcher.slots (
 -- The tasks of one batch, which reach the broker together or not at all.
 create table dispatcher.publications (
     publication_id uuid primary key,
+    trigger_ids uuid[] not null,
     claimed_at timestamptz not null default now(),
     -- when a sweeper last took it up
     swept_at timestamptz,

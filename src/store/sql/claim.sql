@@ -62,7 +62,7 @@ ledger as (
     from idle join won using (trigger_id)
 ),
 publication as (
-    insert into dispatcher.publications (publication_id) select $22::uuid where exists (select from won)
+    insert into dispatcher.publications (publication_id, trigger_ids) select $22::uuid, array_agg(trigger_id) from won having count(*) > 0
 ),
 confirmed as (
     update dispatcher.publications set enqueued_at = now() where publication_id = any ($24::uuid[]) and enqueued_at is null

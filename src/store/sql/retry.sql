@@ -28,7 +28,8 @@ renewed as (
     where s.trigger_id = a.trigger_id
 ),
 publication as (
-    insert into dispatcher.publications (publication_id, swept_at) select $3::uuid, now() where exists (select from again)
+    insert into dispatcher.publications (publication_id, trigger_ids, swept_at)
+    select $3::uuid, array_agg(trigger_id), now() from again having count(*) > 0
 ),
 failed as (
     -- It keeps its slot until its lease ends: the last task may wait in a long queue, and may start until then.

@@ -2,7 +2,7 @@
 -- Compare-and-set throughout: any number of sweepers may race, and a slot that has passed on is left alone.
 with
 due as materialized (
-    select publication_id
+    select publication_id, trigger_ids
     from dispatcher.publications
     where enqueued_at is null and lapsed_at is null
         and claimed_at < now() - make_interval(secs => $1::float8)
@@ -15,7 +15,8 @@ due as materialized (
 held as materialized (
     select s.pipeline_id, s.ticker, t.publication_id, t.trigger_id
     from due
-    join dispatcher.triggers t using (publication_id)
+    -- a trigger that was enqueued again belongs to its new publication
+    join dispatcher.triggers t on t.trigger_id = any (due.trigger_ids) and t.publication_id = due.publication_id
     join dispatcher.slots s on s.pipeline_id = t.pipeline_id and s.ticker = t.ticker and s.trigger_id = t.trigger_id
     order by s.pipeline_id, s.ticker
     for update of s
