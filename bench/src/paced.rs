@@ -51,6 +51,9 @@ pub(crate) struct Options {
     /// The share of pipelines that has an execution running throughout.
     #[arg(long, default_value_t = 0.3)]
     busy: f64,
+    /// Milliseconds that an execution takes; so long its pipeline is busy.
+    #[arg(long, default_value_t = 1_000)]
+    execution_ms: u64,
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// A variable of the dispatcher that is not to have its default, as NAME=VALUE; may be repeated.
@@ -99,7 +102,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         "parameters": {
             "rate": options.rate, "seconds": options.seconds, "warm_up": options.warm_up, "bytes": BYTES,
             "partitions": options.partitions, "compression": options.compression, "linger_ms": options.linger_ms,
-            "pipelines": pipelines, "tickers_each": tickers_each, "busy": busy, "changes": options.changes,
+            "pipelines": pipelines, "tickers_each": tickers_each, "busy": busy, "execution_ms": options.execution_ms, "changes": options.changes,
         },
         "load_before": load_before,
         "latency_ms": percentiles(&taken.latency),
@@ -130,7 +133,13 @@ fn measure(
     let start = now() + Duration::from_millis(100);
     let (warm, end) = (Duration::from_secs(options.warm_up), Duration::from_secs(options.warm_up + options.seconds));
     let in_ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-    let workers = Workers::start(services, platform, name, Window { start, from_ns: in_ns(warm), to_ns: in_ns(end) })?;
+    let workers = Workers::start(
+        services,
+        platform,
+        name,
+        Window { start, from_ns: in_ns(warm), to_ns: in_ns(end) },
+        Duration::from_millis(options.execution_ms),
+    )?;
     let producer = topic.producer(&options.compression, Duration::from_millis(options.linger_ms))?;
     let (rate, seed) = (options.rate, options.seed);
     let sender: JoinHandle<anyhow::Result<Delivered>> =

@@ -1,12 +1,12 @@
-//! The workers' side: takes tasks out of the Redis list, notes when, and ends their executions at once, so that the
-//! pipelines are idle again.
+//! The workers' side: takes tasks out of the Redis list, notes when, and ends their executions some time later, so that
+//! the pipelines are idle again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -56,12 +56,18 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    pub(crate) fn start(services: &Services, platform: &Platform, list: &str, window: Window) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        services: &Services,
+        platform: &Platform,
+        list: &str,
+        window: Window,
+        execution: Duration,
+    ) -> anyhow::Result<Self> {
         let connection = redis::Client::open(services.redis.as_str())?.get_connection()?;
         let client = platform.another()?;
         let stop = Arc::new(AtomicBool::new(false));
         let (tasks, received) = channel();
-        let reader = Reader { connection, list: list.to_owned(), window, stop: Arc::clone(&stop), tasks };
+        let reader = Reader { connection, list: list.to_owned(), window, execution, stop: Arc::clone(&stop), tasks };
         let reader = std::thread::Builder::new().name("reader".into()).spawn(move || reader.run())?;
         let ender = std::thread::Builder::new().name("ender".into()).spawn(move || end(client, &received))?;
         Ok(Self { stop, reader, ender })
@@ -92,6 +98,8 @@ struct Reader {
     connection: redis::Connection,
     list: String,
     window: Window,
+    /// How long an execution takes.
+    execution: Duration,
     stop: Arc<AtomicBool>,
     tasks: Sender<Task>,
 }
@@ -100,6 +108,7 @@ struct Reader {
 struct Task {
     execution_id: Uuid,
     pipeline_id: Uuid,
+    ends: Instant,
 }
 
 impl Reader {
@@ -136,7 +145,8 @@ impl Reader {
         taken.tasks += 1;
         *taken.pipelines.entry(kwargs.pipeline_id).or_default() += 1;
         // Nobody ends tasks any more: its error is told when it is joined.
-        self.tasks.send(Task { execution_id: kwargs.execution_id, pipeline_id: kwargs.pipeline_id }).ok();
+        let ends = now + self.execution;
+        self.tasks.send(Task { execution_id: kwargs.execution_id, pipeline_id: kwargs.pipeline_id, ends }).ok();
         Ok(())
     }
 }
@@ -158,13 +168,20 @@ struct Context {
     signal_id: String,
 }
 
-/// Ends tasks until the reader is gone; each statement takes all that came during the last. An execution that was ended
+/// Ends tasks until the reader is gone, in their order; each statement takes all that are due. An execution that was ended
 /// already breaks the primary key: a second task for it would not go unseen.
 fn end(mut client: Client, tasks: &Receiver<Task>) -> anyhow::Result<u64> {
     let mut ended = 0;
-    while let Ok(first) = tasks.recv() {
+    let mut next = None;
+    while let Some(first) = next.take().or_else(|| tasks.recv().ok()) {
+        std::thread::sleep(first.ends.saturating_duration_since(clock::now()));
         let (mut executions, mut pipelines) = (vec![first.execution_id], vec![first.pipeline_id]);
+        let now = clock::now();
         for task in tasks.try_iter().take(5_000) {
+            if task.ends > now {
+                next = Some(task);
+                break;
+            }
             executions.push(task.execution_id);
             pipelines.push(task.pipeline_id);
         }

@@ -189,6 +189,11 @@ impl Metrics {
         self.rules_loaded_at.get() > 0
     }
 
+    /// Begins the latency anew: what waited in Kafka before the start is no measure of the flow.
+    pub fn restart_latency(&self) {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).reset();
+    }
+
     /// The latency since the start.
     pub fn latency(&self) -> Latency {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);

@@ -93,6 +93,7 @@ impl Screen {
             let (now, moment) = (totals(), clock::now());
             if first && now.enqueued > 0 {
                 first = false;
+                metrics.restart_latency();
                 self.line(&format!("first trigger after {:.1} s", self.started.elapsed().as_secs_f64()), true);
             }
             let rate = (now.decided.consumed - before.decided.consumed) as f64 / (moment - at).as_secs_f64();
