@@ -70,8 +70,8 @@ fn schedule(bug: Bug, seed: u64) -> Plan {
             let closed = [3, 4].map(|seconds| step(Fault::Closed(Dependency::Redis, Duration::from_secs(seconds)), 2 * second));
             Plan { lanes: vec![closed.to_vec()], ..plan }
         }
-        // Signals that come again are enough.
-        Bug::NoConflictKey => plan,
+        // Signals that come again are enough, if they come late enough to find their pipelines idle.
+        Bug::NoConflictKey => Plan { lanes: vec![vec![step(Fault::Restart(0), 30 * second)]], signals: 4_000, ..plan },
         // Sweepers that began together look together; slow answers make room between look and deed.
         Bug::SweepWithoutCompare => Plan {
             lanes: vec![

@@ -3,6 +3,6 @@ select
     count(*) > 0 as busy,
     min(lower(e.status::text)) filter (where lower(e.status::text) <> all ($25::text[])) as unknown_status
 from executions e
-where e.pipeline_id = {pipeline_id}
+where e.pipeline_id = {pipeline_id} and not c.held
     and (c.ticker = '' or coalesce(upper(trim({symbol})), c.ticker) = c.ticker)
     and lower(e.status::text) <> all ($26::text[])

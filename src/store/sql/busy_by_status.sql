@@ -1,7 +1,7 @@
 -- Whether the pipeline of `c` has an execution that is not over, by an index on (pipeline_id, status): from one status that
 -- occurs to the next, so that a long history of finished executions is never read.
 with recursive present (status) as (
-    (select x.status from executions x where x.pipeline_id = {pipeline_id} order by x.status limit 1)
+    (select x.status from executions x where x.pipeline_id = {pipeline_id} and not c.held order by x.status limit 1)
     union all
     select (select x.status from executions x where x.pipeline_id = {pipeline_id} and x.status > p.status order by x.status limit 1)
     from present p

@@ -19,13 +19,18 @@ fence as materialized (
     order by p.partition
     for update of p
 ),
-candidate as materialized (
-    select c.*, t.trigger_id is not null as known, e.busy or (s.trigger_id is not null and not {over}) as busy, e.unknown_status
+asked as materialized (
+    select c.*, t.trigger_id is not null as known, s.trigger_id is not null and not {over} as held
     from unnest($13::uuid[], $14::uuid[], $15::text[], $16::text[], $17::text[], $18::text[], $19::int[], $20::bigint[], $21::bool[]) with ordinality
         as c (trigger_id, pipeline_id, ticker, signal_id, symbol, kwargs, partition, record_offset, shared, position)
     left join dispatcher.triggers t on t.trigger_id = c.trigger_id
     -- Most slots that are taken are seen here, without a lock; the race for the rest is decided below.
     left join dispatcher.slots s on s.pipeline_id = c.pipeline_id and s.ticker = c.ticker and s.leased_until > now()
+),
+-- Of a slot that is held nothing more is asked.
+candidate as materialized (
+    select c.*, c.held or e.busy as busy, e.unknown_status
+    from asked c
     cross join lateral (
         {busy}
     ) e
