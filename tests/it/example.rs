@@ -51,8 +51,9 @@ impl Example {
         self.scene.committed(3);
     }
 
-    /// A worker runs the one task, which sees what the first signal said.
-    async fn assert_a_worker_runs_it(&self) {
+    /// A worker runs the one task, which sees what the first signal said. The worker is handed back alive: one that is
+    /// ended before it has acknowledged its task gives it back.
+    async fn assert_a_worker_runs_it(&self) -> Worker {
         let worker = Worker::start(&self.scene.setting);
         let database = &self.scene.database;
         let sql = "select id, result from executions where pipeline_id = $1 and status = 'COMPLETED'";
@@ -67,6 +68,7 @@ impl Example {
         let untouched = "select count(*) from executions where pipeline_id = $1 and status = 'RUNNING'";
         assert_eq!(database.rows(untouched, &[&self.pipeline_456]).await[0].get::<_, i64>(0), 1);
         assert_eq!(database.number("select count(*) from executions").await, 2, "one run, and the one that ran before");
+        worker
     }
 }
 
@@ -77,7 +79,7 @@ async fn the_example_on_redis(flush: &str) {
     example.send_at_their_times([0, 0, 0]).await;
     example.assert_told(&[dispatcher.log()]);
     assert_eq!(example.scene.queue.pipelines(), [example.pipeline_123]);
-    example.assert_a_worker_runs_it().await;
+    let _worker = example.assert_a_worker_runs_it().await;
     assert!(dispatcher.stop().success());
 }
 
@@ -100,7 +102,7 @@ async fn the_published_example_starts_one_task_on_rabbitmq() {
     example.send_at_their_times([0, 0, 0]).await;
     example.assert_told(&[dispatcher.log()]);
     assert_eq!(queue.len().await, 1);
-    example.assert_a_worker_runs_it().await;
+    let _worker = example.assert_a_worker_runs_it().await;
     assert_eq!(queue.len().await, 0);
     assert!(dispatcher.stop().success());
 }
@@ -115,7 +117,7 @@ async fn without_a_queue_in_rabbitmq_the_dispatcher_waits_and_loses_nothing() {
     assert!(failed["error"].as_str().unwrap().contains(&example.scene.setting.queue), "{failed}");
     assert_eq!(example.scene.topic.committed(&example.scene.setting.group), [None], "not before the broker has the task");
     // The worker declares the queue.
-    example.assert_a_worker_runs_it().await;
+    let _worker = example.assert_a_worker_runs_it().await;
     example.scene.committed(1);
     assert!(dispatcher.stop().success());
 }
@@ -147,7 +149,7 @@ async fn the_published_example_starts_one_task_while_one_of_three_instances_rest
     logs.push(instances[2].log());
     example.assert_told(&logs);
     assert_eq!(example.scene.queue.pipelines(), [example.pipeline_123]);
-    example.assert_a_worker_runs_it().await;
+    let _worker = example.assert_a_worker_runs_it().await;
     for instance in instances {
         assert!(instance.stop().success());
     }
