@@ -58,8 +58,6 @@ pub struct PartitionCounts {
 pub struct Matches {
     /// The rules that were asked.
     pub rules: Arc<RuleSet>,
-    /// What a slot is.
-    pub scope: Scope,
     /// The slots, ascending by (pipeline id, ticker): the order of claims, against deadlocks.
     pub candidates: Vec<Candidate>,
     /// Counts by partition.
@@ -90,7 +88,7 @@ impl RuleSet {
             let ticker = |candidate: &Candidate| batch.text(batch.mention(candidate.mentions[0]).ticker);
             a.pipeline.cmp(&b.pipeline).then_with(|| ticker(a).cmp(ticker(b)))
         });
-        Matches { rules: Arc::clone(self), scope, candidates, counts, pairs }
+        Matches { rules: Arc::clone(self), candidates, counts, pairs }
     }
 }
 
