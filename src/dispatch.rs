@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::chaos::{self, Bug};
 use crate::config::{CeleryConfig, Scope};
-use crate::intake::{Arrival, Batch, Source};
+use crate::intake::{Arrival, Batch, Reason, Source};
 use crate::retry::{Backoff, Stopped, until_done};
 use crate::rules::{Matches, Skip, WHOLE};
 use crate::store::refresh::SharedRules;
@@ -167,6 +167,15 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
                     let candidate = &matches.candidates[position];
                     Skip { pipeline: candidate.pipeline, ticker: candidate.ticker, signal: candidate.signal }
                 })),
+                Verdict::Refused(positions) => {
+                    let signals = positions.into_iter().map(|position| matches.candidates[position].signal).collect();
+                    let Self { source, events, stop, .. } = self;
+                    let refused = batch.refuse(&signals, Reason::Unstorable);
+                    events.rejected(refused);
+                    until_done(&mut Backoff::new("dead_letter_failed"), stop, async || source.dead_letter(refused).await).await?;
+                    // Positions have moved; what the ledger knows is found again.
+                    skips.clear();
+                }
                 Verdict::Fenced(partitions) => {
                     tracing::warn!(event = "batch_fenced", ?partitions);
                     self.metrics.fenced();

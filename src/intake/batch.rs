@@ -2,6 +2,7 @@
 //!
 //! All text of a batch stands in one string; signals and mentions point into it.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::decode::{self, Record};
@@ -143,6 +144,25 @@ impl Batch {
     /// Whether it covers no record.
     pub fn is_empty(&self) -> bool {
         self.offsets.is_empty()
+    }
+
+    /// Makes signals, by their positions, rejected ones, and returns these. The later signals move up. What of a record
+    /// only Kafka knows, its key and headers, is not told again.
+    pub fn refuse(&mut self, positions: &BTreeSet<u32>, reason: Reason) -> &[Rejected] {
+        let before = self.rejected.len();
+        for signal in positions.iter().map(|position| &self.signals[*position as usize]) {
+            self.offsets.record_invalid(signal.partition);
+            let payload = self.text(signal.payload).as_bytes().to_vec();
+            self.rejected_bytes += payload.len();
+            let (partition, offset) = (signal.partition, signal.offset);
+            self.rejected.push(Rejected { reason, partition, offset, key: None, payload: Some(payload), headers: Vec::new() });
+        }
+        let mut position = 0;
+        self.signals.retain(|_| {
+            position += 1;
+            !positions.contains(&(position - 1))
+        });
+        &self.rejected[before..]
     }
 
     /// Leaves the records of some partitions out: another instance decides them.

@@ -25,11 +25,13 @@ pub enum Reason {
     TooManyTickers,
     /// A text that we read is longer than its limit.
     TooLong,
+    /// The database cannot hold its text: a character that the database's encoding does not have.
+    Unstorable,
 }
 
 impl Reason {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Empty,
         Self::TooLarge,
         Self::NotUtf8,
@@ -41,6 +43,7 @@ impl Reason {
         Self::NoTicker,
         Self::TooManyTickers,
         Self::TooLong,
+        Self::Unstorable,
     ];
 
     /// The word in dead letters, metrics and logs.
@@ -57,6 +60,7 @@ impl Reason {
             Self::NoTicker => "no_ticker",
             Self::TooManyTickers => "too_many_tickers",
             Self::TooLong => "too_long",
+            Self::Unstorable => "unstorable",
         }
     }
 }

@@ -59,6 +59,8 @@ pub enum Verdict {
     Claimed(Claimed),
     /// Nothing happened: these positions of `wanted` are in the ledger already, and other signals could lead instead.
     Known(Vec<usize>),
+    /// Nothing happened: the text of these positions of `wanted` cannot be held.
+    Refused(Vec<usize>),
     /// Nothing happened: these partitions have a new owner, or are not where we think.
     Fenced(Vec<i32>),
 }

@@ -9,7 +9,7 @@ use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
 use super::database::Connection;
-use super::{ClaimRequest, Claimed, Claims, Database, StoreError, Verdict, catalog};
+use super::{ClaimRequest, Claimed, Claims, Database, StoreError, Verdict, Wanted, catalog};
 use crate::chaos::{self, Bug};
 use crate::config::Config;
 use crate::intake::Start;
@@ -89,8 +89,8 @@ impl PostgresClaims {
             spans.iter().map(of).collect()
         };
         let wanted = &request.wanted;
-        let texts = |of: fn(&super::Wanted) -> &str| -> Vec<&str> { wanted.iter().map(of).collect() };
-        let ids = |of: fn(&super::Wanted) -> Uuid| -> Vec<Uuid> { wanted.iter().map(of).collect() };
+        let texts = |of: fn(&Wanted) -> &str| -> Vec<&str> { wanted.iter().map(of).collect() };
+        let ids = |of: fn(&Wanted) -> Uuid| -> Vec<Uuid> { wanted.iter().map(of).collect() };
         let values: [&(dyn ToSql + Sync); 26] = [
             &self.terms.group,
             &self.terms.topic,
@@ -177,7 +177,19 @@ impl Claims for PostgresClaims {
 
     async fn claim(&mut self, request: &ClaimRequest) -> Result<Verdict, StoreError> {
         let (connection, claim) = self.session().await?;
-        let verdict = self.claim_on(&connection, &claim, request).await?;
+        let verdict = match self.claim_on(&connection, &claim, request).await {
+            // It may be a record's fault: then waiting would stop its partition for ever.
+            Err(error) if error.is_about_data() => match unstorable(&connection, &request.wanted).await? {
+                positions if positions.is_empty() => return Err(error),
+                positions => Verdict::Refused(positions),
+            },
+            verdict => verdict?,
+        };
+        if let Verdict::Refused(_) = verdict {
+            // The statement was not applied, nor what rode on it.
+            self.session = Some((connection, claim));
+            return Ok(verdict);
+        }
         self.session = Some((connection, claim));
         self.unwritten.clear();
         Ok(verdict)
@@ -213,6 +225,32 @@ fn claim_sql() -> String {
     }
     sql
 }
+
+/// Positions whose text PostgreSQL refuses, found by halving: an error does not say which value it is about.
+async fn unstorable(connection: &Connection, wanted: &[Wanted]) -> Result<Vec<usize>, StoreError> {
+    let mut found = Vec::new();
+    let mut ranges = vec![(0, wanted)];
+    while let Some((start, range)) = ranges.pop() {
+        let texts = |of: fn(&Wanted) -> &str| -> Vec<&str> { range.iter().map(of).collect() };
+        let (tickers, ids, symbols) =
+            (texts(|wanted| &wanted.ticker), texts(|wanted| &wanted.text.signal_id), texts(|wanted| &wanted.text.symbol));
+        let kwargs = texts(|wanted| &wanted.text.kwargs);
+        match connection.query(STORABLE, &[&tickers, &ids, &symbols, &kwargs]).await {
+            Ok(_) => {}
+            Err(error) if !error.is_about_data() => return Err(error),
+            Err(_) if range.len() == 1 => found.push(start),
+            Err(_) => {
+                let (left, right) = range.split_at(range.len() / 2);
+                ranges.extend([(start + left.len(), right), (start, left)]);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Fails as the claim does when a text cannot be held, and does nothing.
+const STORABLE: &str = "select count(ticker), count(signal_id), count(symbol), count(kwargs::json)
+    from unnest($1::text[], $2::text[], $3::text[], $4::text[]) as w (ticker, signal_id, symbol, kwargs)";
 
 /// Marks publications that the broker has.
 pub(super) const CONFIRM: &str =

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use crate::clock;
-use crate::intake::Batch;
+use crate::intake::{Batch, Rejected};
 use crate::rules::Matches;
 use crate::store::{Claimed, Wanted};
 use crate::tasks::signal_id;
@@ -43,7 +43,12 @@ impl Events {
                 suppressed
             );
         }
-        for rejected in batch.rejected() {
+        self.rejected(batch.rejected());
+    }
+
+    /// Records are on their way to the dead-letter topic.
+    pub fn rejected(&mut self, rejected: &[Rejected]) {
+        for rejected in rejected {
             let (written, suppressed) = self.received.take(1, clock::now());
             if written > 0 {
                 let reason = rejected.reason.as_str();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
+use super::support::database::TestDatabase;
 use super::support::scene::{Scene, signal};
 use super::support::topic::DeadLetter;
 use super::support::wait_for;
@@ -187,4 +188,43 @@ async fn signals_older_than_the_limit_are_counted_as_stale_and_start_nothing() {
     scene.send(&[signal("new", "AAPL")]);
     scene.enqueued(1);
     assert_eq!(scene.decided(2).await.stale, 1);
+}
+
+/// A platform's database may know fewer characters than a signal: that is the record's fault, and only its own.
+#[tokio::test]
+async fn a_signal_that_the_database_cannot_hold_is_a_dead_letter_and_does_not_stop_the_others() {
+    let mut scene = Scene::with(TestDatabase::create_in("LATIN1").await, 1).await;
+    let [first, second] = [scene.database.pipeline("a", &["AAPL"]).await, scene.database.pipeline("b", &["MSFT"]).await];
+    let ids = ["\u{20ac}", "\u{1f680}", "plain", "caf\u{e9}"];
+    let mut signals = Vec::new();
+    for (number, id) in ids.iter().cycle().take(40).enumerate() {
+        signals.push(signal(&format!("{id}-{number}"), ["AAPL", "MSFT", "NOBODY"][number % 3]));
+    }
+    scene.send(&signals);
+    let dispatcher = scene.setting.start();
+    let total = scene.decided(40).await;
+    assert_eq!(total.consumed, total.reasons());
+    // Only text that would be stored can be refused: nobody asks what a signal says that nobody watches.
+    let watched = |number: &usize| number % 3 != 2;
+    let storable = |number: &usize| number % 4 >= 2;
+    let refused: BTreeSet<i64> = scene
+        .topic
+        .dead_letters()
+        .iter()
+        .map(|letter| {
+            assert_eq!(letter.header("dead-letter-reason").as_deref(), Some("unstorable"));
+            letter.header("dead-letter-offset").unwrap().parse().unwrap()
+        })
+        .collect();
+    assert_eq!(total.invalid, i64::try_from(refused.len()).unwrap());
+    assert!(
+        refused.iter().all(|offset| usize::try_from(*offset).is_ok_and(|number| watched(&number) && !storable(&number))),
+        "{refused:?}"
+    );
+    assert!(refused.contains(&0) && refused.contains(&1), "the first for each pipeline leads: {refused:?}");
+    let tasks: BTreeSet<_> = scene.enqueued(2).into_iter().collect();
+    assert_eq!((tasks, scene.queue.len()), (BTreeSet::from([first, second]), 2));
+    assert_eq!(dispatcher.events("claim_failed"), Vec::<serde_json::Value>::new(), "it was nobody else's fault");
+    assert_eq!(dispatcher.events("signal_rejected").len(), refused.len());
+    assert!(dispatcher.stop().success());
 }

@@ -192,7 +192,8 @@ impl Claims for FaultyClaims {
             match &verdict {
                 Verdict::Fenced(_) => services.chaos.reached(Window::Fenced),
                 Verdict::Known(_) => services.chaos.reached(Window::Known),
-                Verdict::Claimed(_) => {}
+                // The twin can hold any text.
+                Verdict::Claimed(_) | Verdict::Refused(_) => {}
             }
             if services.chaos.has(Bug::MarkBeforePublish) {
                 services.store.confirm(&[request.publication_id]);

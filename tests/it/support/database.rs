@@ -17,9 +17,20 @@ pub(crate) struct TestDatabase {
 impl TestDatabase {
     /// An empty database with the platform's tables (the worker package's sample schema).
     pub(crate) async fn create() -> Self {
+        Self::create_in("UTF8").await
+    }
+
+    /// The same in another encoding.
+    pub(crate) async fn create_in(encoding: &str) -> Self {
         let admin = Url::parse(&service("TEST_POSTGRES_URL")).unwrap();
         let name = unique("it");
-        connect(&admin).await.batch_execute(&format!("create database {name}")).await.unwrap();
+        connect(&admin)
+            .await
+            .batch_execute(&format!(
+                "create database {name} encoding '{encoding}' template template0 lc_collate 'C' lc_ctype 'C'"
+            ))
+            .await
+            .unwrap();
         let mut url = admin;
         url.set_path(&name);
         let client = connect(&url).await;

@@ -44,7 +44,12 @@ pub(crate) fn signal(id: &str, ticker: &str) -> Value {
 
 impl Scene {
     pub(crate) async fn new(partitions: i32) -> Self {
-        let (topic, database) = (TestTopic::create(partitions).await, TestDatabase::create().await);
+        Self::with(TestDatabase::create().await, partitions).await
+    }
+
+    /// With a database that is unlike the others.
+    pub(crate) async fn with(database: TestDatabase, partitions: i32) -> Self {
+        let topic = TestTopic::create(partitions).await;
         let setting = Setting::new(&topic, &database);
         let queue = TestQueue::new(&setting.queue);
         Self { topic, database, setting, queue }
