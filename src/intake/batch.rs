@@ -3,6 +3,8 @@
 //! All text of a batch stands in one string; signals and mentions point into it.
 
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use super::decode::{self, Record};
@@ -23,10 +25,27 @@ impl Span {
         Self { start: narrow(start), end: narrow(end) }
     }
 
+    fn of(self, text: &str) -> &str {
+        &text[self.start as usize..self.end as usize]
+    }
+
     /// Whether there is no text.
     pub fn is_empty(self) -> bool {
         self.start == self.end
     }
+}
+
+/// Bytes that a new batch reserves at most for each of its parts: it may have to wait long for its first record.
+const MOST_ROOM: usize = 4 * 1024 * 1024;
+
+/// Keys of tickers. Random for each process: nobody can choose names whose keys collide.
+static KEYS: LazyLock<foldhash::fast::RandomState> = LazyLock::new(foldhash::fast::RandomState::default);
+
+/// A number by which a ticker is found without reading its name again. Two names may have the same.
+pub fn ticker_key(name: &str) -> u64 {
+    let mut hasher = KEYS.build_hasher();
+    hasher.write(name.as_bytes());
+    hasher.finish()
 }
 
 /// One Kafka record, decoded as far as matching needs it.
@@ -55,10 +74,19 @@ pub struct Signal {
 pub struct Mention {
     /// Trimmed and in upper case.
     pub ticker: Span,
+    /// The ticker's [`ticker_key`], made while its name is at hand.
+    pub key: u64,
     /// `BULLISH`, `BEARISH`, …; empty when not said.
     pub bias: Span,
     /// What the signal says, in the generator's unit (0 to 100 by custom).
     pub confidence: Option<f64>,
+}
+
+impl Mention {
+    /// A mention of the ticker that stands at a place of `text`.
+    pub(super) fn new(text: &str, ticker: Span, bias: Span, confidence: Option<f64>) -> Self {
+        Self { ticker, key: ticker_key(ticker.of(text)), bias, confidence }
+    }
 }
 
 /// Records to be decided together.
@@ -76,6 +104,17 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// An empty batch with room for as much as this one, within reason: the next one is about as large, and need not grow.
+    #[must_use]
+    pub fn successor(&self) -> Self {
+        Self {
+            text: String::with_capacity(self.text.len().min(MOST_ROOM)),
+            signals: Vec::with_capacity(self.signals.len().min(MOST_ROOM / size_of::<Signal>())),
+            mentions: Vec::with_capacity(self.mentions.len().min(MOST_ROOM / size_of::<Mention>())),
+            ..Self::default()
+        }
+    }
+
     /// Adds a record: as a signal, as a rejected one, or, if older than `oldest_ms`, as a stale one.
     pub fn push(&mut self, record: &Record<'_>, epoch: i64, oldest_ms: i64, now: Instant) {
         self.oldest.get_or_insert(now);
@@ -104,7 +143,7 @@ impl Batch {
 
     /// The text of a span.
     pub fn text(&self, span: Span) -> &str {
-        &self.text[span.start as usize..span.end as usize]
+        span.of(&self.text)
     }
 
     /// The signals, in the order of arrival.

@@ -10,6 +10,8 @@ use serde_json::value::RawValue;
 use super::batch::{Batch, Mention, Signal, Span};
 use super::rejected::Reason;
 
+mod quick;
+
 /// The largest payload that is looked at, in bytes.
 pub const MAX_RECORD_BYTES: usize = 256 * 1024;
 const MAX_DEPTH: usize = 32;
@@ -37,7 +39,15 @@ pub struct Record<'a> {
 pub(super) fn decode(record: &Record<'_>, batch: &mut Batch) -> Result<(), Reason> {
     let text = readable(record.payload)?;
     let (text_length, mention_count) = (batch.text.len(), batch.mentions.len());
-    let decoded = fields(text, batch);
+    batch.text.push_str(text);
+    let decoded = quick::fields(text, text_length, batch).map_or_else(
+        || {
+            batch.text.truncate(text_length + text.len());
+            batch.mentions.truncate(mention_count);
+            carriable(text).and_then(|()| fields(text, text_length, batch))
+        },
+        Ok,
+    );
     match decoded {
         Ok((stated_id, signal_type)) if batch.mentions.len() > mention_count => {
             let position = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
@@ -61,13 +71,18 @@ pub(super) fn decode(record: &Record<'_>, batch: &mut Batch) -> Result<(), Reaso
     }
 }
 
-/// The payload as text that every later stage can carry.
+/// The payload as text.
 fn readable(payload: Option<&[u8]>) -> Result<&str, Reason> {
     let payload = payload.filter(|payload| !payload.is_empty()).ok_or(Reason::Empty)?;
     if payload.len() > MAX_RECORD_BYTES {
         return Err(Reason::TooLarge);
     }
-    let text = simdutf8::basic::from_utf8(payload).map_err(|_| Reason::NotUtf8)?;
+    simdutf8::basic::from_utf8(payload).map_err(|_| Reason::NotUtf8)
+}
+
+/// Whether every later stage can carry what the text says.
+fn carriable(text: &str) -> Result<(), Reason> {
+    let payload = text.as_bytes();
     if too_deep(payload) {
         return Err(Reason::TooDeep);
     }
@@ -78,7 +93,7 @@ fn readable(payload: Option<&[u8]>) -> Result<&str, Reason> {
     if payload.contains(&b'\\') && text.contains("\\u") && has_forbidden_escape(payload) {
         return Err(if serde_json::from_str::<IgnoredAny>(text).is_ok() { Reason::ForbiddenText } else { Reason::NotJson });
     }
-    Ok(text)
+    Ok(())
 }
 
 fn too_deep(payload: &[u8]) -> bool {
@@ -133,10 +148,8 @@ fn has_forbidden_escape(payload: &[u8]) -> bool {
     false
 }
 
-/// Reads id and type, and adds the mentions to the batch.
-fn fields(text: &str, batch: &mut Batch) -> Result<(Span, Span), Reason> {
-    let base = batch.text.len();
-    batch.text.push_str(text);
+/// Reads id and type of the payload `text`, which stands in the batch from `base` on, and adds its mentions.
+fn fields(text: &str, base: usize, batch: &mut Batch) -> Result<(Span, Span), Reason> {
     let mut reading = Reading { text, base, batch, reason: None };
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let read = reading.deserialize_object(&mut deserializer).and_then(|spans| deserializer.end().map(|()| spans));
@@ -304,7 +317,8 @@ impl<'de> Visitor<'de> for MentionSeed<'_, 'de, '_> {
             _ => reading.added(&symbol.to_uppercase()),
         };
         let bias = reading.bounded(bias.flatten())?;
-        reading.batch.mentions.push(Mention { ticker, bias, confidence: confidence.flatten() });
+        let mention = Mention::new(&reading.batch.text, ticker, bias, confidence.flatten());
+        reading.batch.mentions.push(mention);
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ mod rejected;
 
 use std::future::Future;
 
-pub use batch::{Batch, Mention, Signal, Span};
+pub use batch::{Batch, Mention, Signal, Span, ticker_key};
 pub use decode::{MAX_RECORD_BYTES, Record};
 pub use details::Details;
 pub use flush::{Due, FlushPolicy};

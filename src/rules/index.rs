@@ -1,13 +1,13 @@
 //! The rules by ticker: what a signal costs depends on the pipelines that match it, never on the number that exist.
 //!
-//! Written by hand (docs/adr/0002): one array of pipeline numbers, sorted by ticker, and a map from ticker to its
-//! range. Built whole for each refresh and swapped by pointer; never changed afterwards.
+//! Written by hand (docs/adr/0002): one array of pipeline numbers, sorted by ticker, and a table from ticker to its
+//! range (names.rs). Built whole for each refresh and swapped by pointer; never changed afterwards.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use uuid::Uuid;
 
+use super::names::Names;
 use super::rule::{Rule, Subscription};
 
 /// A pipeline in the set.
@@ -22,8 +22,10 @@ pub(super) struct Pipeline {
 #[derive(Debug, Default)]
 pub struct RuleSet {
     pub(super) pipelines: Vec<Pipeline>,
+    /// By pipeline: whether it accepts whatever is said of its tickers.
+    pub(super) takes_all: Vec<bool>,
     /// Ticker to its number.
-    tickers: HashMap<Box<str>, u32, foldhash::fast::RandomState>,
+    tickers: Names,
     /// For each ticker number, where its watchers start; one more at the end.
     starts: Vec<u32>,
     watchers: Vec<u32>,
@@ -33,15 +35,13 @@ impl RuleSet {
     /// Indexes rules. The order of pipelines is that of their ids, which is also the order of claims.
     pub fn new(mut rules: Vec<Rule>) -> Self {
         rules.sort_unstable_by_key(|rule| rule.pipeline_id);
-        let mut tickers = HashMap::default();
+        let mut tickers = Names::default();
         let mut pairs: Vec<(u32, u32)> = Vec::new();
-        let mut pipelines = Vec::with_capacity(rules.len());
+        let mut pipelines: Vec<Pipeline> = Vec::with_capacity(rules.len());
         for rule in rules {
             let pipeline = number(pipelines.len());
             for ticker in rule.tickers {
-                let next = number(tickers.len());
-                let ticker = *tickers.entry(ticker.into_boxed_str()).or_insert(next);
-                pairs.push((ticker, pipeline));
+                pairs.push((tickers.number(ticker), pipeline));
             }
             pipelines.push(Pipeline {
                 id: rule.pipeline_id,
@@ -58,7 +58,9 @@ impl RuleSet {
         for ticker in 1..starts.len() {
             starts[ticker] += starts[ticker - 1];
         }
-        Self { pipelines, tickers, starts, watchers: pairs.into_iter().map(|(_, pipeline)| pipeline).collect() }
+        let takes_all = pipelines.iter().map(|pipeline| pipeline.subscriptions.is_empty()).collect();
+        let watchers = pairs.into_iter().map(|(_, pipeline)| pipeline).collect();
+        Self { pipelines, takes_all, tickers, starts, watchers }
     }
 
     /// How many pipelines there are.
@@ -77,8 +79,8 @@ impl RuleSet {
     }
 
     /// The number of a ticker, if anyone watches it.
-    pub(super) fn ticker(&self, ticker: &str) -> Option<u32> {
-        self.tickers.get(ticker).copied()
+    pub(super) fn ticker<'a>(&self, key: u64, name: impl Fn() -> &'a str) -> Option<u32> {
+        self.tickers.find(key, name)
     }
 
     /// The pipelines that watch a ticker, in ascending order.
@@ -99,5 +101,5 @@ impl RuleSet {
 }
 
 fn number(length: usize) -> u32 {
-    u32::try_from(length).expect("fewer than 4 billion pipelines and tickers fit in memory")
+    u32::try_from(length).expect("fewer than 4 billion pipelines fit in memory")
 }

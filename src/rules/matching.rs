@@ -69,17 +69,30 @@ pub struct Matches {
 impl RuleSet {
     /// Matches a batch. `skips` may not lead; they are the ones that the store has found in its ledger.
     pub fn match_batch(self: &Arc<Self>, batch: &Batch, scope: Scope, skips: &HashSet<Skip>) -> Matches {
-        let mut matching =
-            Matching { rules: self, batch, scope, skips, slots: HashMap::default(), candidates: Vec::new(), pairs: 0 };
+        let mut matching = Matching {
+            rules: self,
+            batch,
+            scope,
+            skips,
+            spoken: HashMap::default(),
+            places: Vec::new(),
+            whole: HashMap::default(),
+            candidates: Vec::new(),
+            pairs: 0,
+        };
         let mut counts: HashMap<i32, PartitionCounts> = HashMap::new();
-        for (position, signal) in batch.signals().iter().enumerate() {
-            let outcome = matching.signal(u32::try_from(position).unwrap_or(u32::MAX), signal);
-            let count = counts.entry(signal.partition).or_default();
-            match outcome {
-                Outcome::Leads => {}
-                Outcome::Unmatched => count.unmatched += 1,
-                Outcome::Merged => count.merged += 1,
-                Outcome::Known => count.redelivered += 1,
+        let mut position = 0;
+        // Records come in runs of one partition.
+        for run in batch.signals().chunk_by(|a, b| a.partition == b.partition) {
+            let count = counts.entry(run[0].partition).or_default();
+            for signal in run {
+                match matching.signal(position, signal) {
+                    Outcome::Leads => {}
+                    Outcome::Unmatched => count.unmatched += 1,
+                    Outcome::Merged => count.merged += 1,
+                    Outcome::Known => count.redelivered += 1,
+                }
+                position += 1;
             }
         }
         let Matching { mut candidates, pairs, .. } = matching;
@@ -101,30 +114,42 @@ enum Outcome {
     Known,
 }
 
+/// No candidate has this position.
+const NONE: u32 = u32::MAX;
+
+/// The state of matching one batch. Where many signals merge, each (signal, pipeline) pair costs a step along two lists:
+/// the watchers of a ticker, and beside them what this batch has made of each.
 struct Matching<'a> {
     rules: &'a RuleSet,
     batch: &'a Batch,
     scope: Scope,
     skips: &'a HashSet<Skip>,
-    /// (pipeline, ticker) to the candidate's position.
-    slots: HashMap<(u32, u32), usize, foldhash::fast::RandomState>,
+    /// Ticker to where the places of its watchers begin. Those that the batch does not speak of have none.
+    spoken: HashMap<u32, usize, foldhash::fast::RandomState>,
+    /// For each of these watchers the position of the candidate that the ticker has become part of, or [`NONE`].
+    places: Vec<u32>,
+    /// Pipeline to its candidate's position, where a slot is a whole pipeline.
+    whole: HashMap<u32, u32, foldhash::fast::RandomState>,
     candidates: Vec<Candidate>,
     pairs: u64,
 }
 
 impl Matching<'_> {
     fn signal(&mut self, position: u32, signal: &Signal) -> Outcome {
-        let signal_type = self.batch.text(signal.signal_type);
+        let Self { rules, batch, .. } = *self;
         let timeframe = OnceCell::new();
         let (mut leads, mut merges, mut known) = (false, false, false);
-        for (offset, mention) in self.batch.mentions(signal).iter().enumerate() {
-            let Some(ticker) = self.rules.ticker(self.batch.text(mention.ticker)) else { continue };
-            let mention_position = signal.first_mention + u32::try_from(offset).unwrap_or(u32::MAX);
-            for &pipeline in self.rules.watchers(ticker) {
-                if !self.rules.pipelines[pipeline as usize].accepts(self.batch, signal, signal_type, mention, &timeframe) {
+        for (mention_position, mention) in (signal.first_mention..).zip(batch.mentions(signal)) {
+            let Some(ticker) = rules.ticker(mention.key, || batch.text(mention.ticker)) else { continue };
+            let watchers = rules.watchers(ticker);
+            let first = self.places_of(ticker, watchers.len());
+            for (place, &pipeline) in (first..).zip(watchers) {
+                if !rules.takes_all[pipeline as usize]
+                    && !rules.pipelines[pipeline as usize].accepts(batch, signal, mention, &timeframe)
+                {
                     continue;
                 }
-                match self.add(pipeline, ticker, position, mention_position) {
+                match self.add(place, pipeline, ticker, position, mention_position) {
                     Some(Outcome::Leads) => leads = true,
                     Some(Outcome::Known) => known = true,
                     Some(_) => merges = true,
@@ -141,28 +166,45 @@ impl Matching<'_> {
         }
     }
 
-    fn add(&mut self, pipeline: u32, ticker: u32, position: u32, mention: u32) -> Option<Outcome> {
-        let ticker = match self.scope {
+    /// Where the places of a ticker's watchers begin.
+    fn places_of(&mut self, ticker: u32, watchers: usize) -> usize {
+        let next = self.places.len();
+        let first = *self.spoken.entry(ticker).or_insert(next);
+        if first == next {
+            self.places.resize(next + watchers, NONE);
+        }
+        first
+    }
+
+    fn add(&mut self, place: usize, pipeline: u32, ticker: u32, position: u32, mention: u32) -> Option<Outcome> {
+        let slot_ticker = match self.scope {
             Scope::Pipeline => WHOLE,
             Scope::Ticker => ticker,
         };
-        if !self.skips.is_empty() && self.skips.contains(&Skip { pipeline, ticker, signal: position }) {
+        if !self.skips.is_empty() && self.skips.contains(&Skip { pipeline, ticker: slot_ticker, signal: position }) {
             return Some(Outcome::Known);
         }
-        let next = self.candidates.len();
-        let at = *self.slots.entry((pipeline, ticker)).or_insert(next);
-        if at == next {
-            self.pairs += 1;
-            let mentions = vec![mention];
-            self.candidates.push(Candidate { pipeline, ticker, signal: position, last: position, mentions, shared: false });
-            return Some(Outcome::Leads);
+        let mut at = self.places[place];
+        if at == NONE {
+            let next = u32::try_from(self.candidates.len()).expect("a batch is cut long before 4 billion candidates");
+            at = match self.scope {
+                Scope::Pipeline => *self.whole.entry(pipeline).or_insert(next),
+                Scope::Ticker => next,
+            };
+            self.places[place] = at;
+            if at == next {
+                self.pairs += 1;
+                let (ticker, mentions) = (slot_ticker, vec![mention]);
+                self.candidates.push(Candidate { pipeline, ticker, signal: position, last: position, mentions, shared: false });
+                return Some(Outcome::Leads);
+            }
+            // The pipeline's slot was wanted for other tickers so far.
+            let mentions = &mut self.candidates[at as usize].mentions;
+            if mentions.len() < MAX_TICKERS {
+                mentions.push(mention);
+            }
         }
-        let batch = self.batch;
-        let candidate = &mut self.candidates[at];
-        let name = |mention: u32| batch.text(batch.mention(mention).ticker);
-        if candidate.mentions.len() < MAX_TICKERS && !candidate.mentions.iter().any(|known| name(*known) == name(mention)) {
-            candidate.mentions.push(mention);
-        }
+        let candidate = &mut self.candidates[at as usize];
         if candidate.last == position {
             return None;
         }
@@ -174,20 +216,16 @@ impl Matching<'_> {
 }
 
 impl Pipeline {
-    /// Whether the pipeline accepts what a signal says of one ticker that it watches.
+    /// Whether a pipeline with subscriptions accepts what a signal says of one ticker that it watches.
     fn accepts<'b>(
         &self,
         batch: &'b Batch,
         signal: &Signal,
-        signal_type: &str,
         mention: &Mention,
         timeframe: &OnceCell<Option<Cow<'b, str>>>,
     ) -> bool {
-        if self.subscriptions.is_empty() {
-            return true;
-        }
         self.subscriptions.iter().any(|subscription| {
-            subscription.signal_type.as_deref().is_none_or(|wanted| wanted == signal_type)
+            subscription.signal_type.as_deref().is_none_or(|wanted| wanted == batch.text(signal.signal_type))
                 && subscription
                     .min_confidence
                     .is_none_or(|least| mention.confidence.is_some_and(|confidence| confidence >= least))

@@ -4,6 +4,7 @@
 
 mod index;
 mod matching;
+mod names;
 mod rule;
 
 pub use index::RuleSet;

@@ -18,7 +18,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a statement may take on the client's side; the server gives up earlier.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(40);
 /// What every session is told. One hung claimer must not stall the others, and no plan may be made for arrays of
-/// another size.
+/// another size (the claim has a plan for all sizes: postgres.rs).
 const SESSION: &str = "set application_name = 'trigger-dispatcher'; set timezone = 'UTC'; set statement_timeout = '30s';
     set lock_timeout = '10s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; set plan_cache_mode = force_custom_plan";
 

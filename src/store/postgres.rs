@@ -1,7 +1,7 @@
 //! The claims in PostgreSQL. Does IO.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
@@ -11,9 +11,17 @@ use uuid::Uuid;
 use super::database::Connection;
 use super::{ClaimRequest, Claimed, Claims, Database, StoreError, Verdict, Wanted, catalog};
 use crate::chaos::{self, Bug};
+use crate::clock;
 use crate::config::Config;
 use crate::intake::Start;
 use crate::telemetry::Seldom;
+
+/// Planning a claim anew for each batch takes longer than a small claim itself, so one plan serves all sizes: it looks every
+/// slot up in an index, and joins the rest by hashes. Without scans of whole tables it is also right for tables that have
+/// grown since it was made.
+const PLANS: &str = "set plan_cache_mode = force_generic_plan; set enable_seqscan = off";
+/// How long a plan is used at most. Which of the platform's indexes it takes hangs on the statistics of that time.
+const REPLAN_AFTER: Duration = Duration::from_secs(10);
 
 /// Whose progress, and what a claim is.
 #[derive(Debug, Clone)]
@@ -49,10 +57,19 @@ impl ClaimTerms {
 pub struct PostgresClaims {
     database: Database,
     terms: ClaimTerms,
-    session: Option<(Connection, Statement)>,
+    session: Option<Session>,
     /// Publications that the broker has, and the store does not know it yet.
     unwritten: Vec<Uuid>,
     seldom: Seldom,
+}
+
+/// A connection with its claim statement.
+#[derive(Debug)]
+struct Session {
+    connection: Connection,
+    sql: String,
+    claim: Statement,
+    planned_at: Instant,
 }
 
 impl PostgresClaims {
@@ -62,11 +79,12 @@ impl PostgresClaims {
     }
 
     /// The session, made if there is none. It is taken out, so that every error drops it.
-    async fn session(&mut self) -> Result<(Connection, Statement), StoreError> {
-        if let Some(session) = self.session.take().filter(|(connection, _)| !connection.is_closed()) {
+    async fn session(&mut self) -> Result<Session, StoreError> {
+        if let Some(session) = self.session.take().filter(|session| !session.connection.is_closed()) {
             return Ok(session);
         }
         let connection = self.database.connect().await?;
+        connection.batch(PLANS).await?;
         for (column, statement) in catalog::missing_indexes(&connection).await? {
             if self.seldom.now(column) {
                 tracing::warn!(
@@ -79,7 +97,7 @@ impl PostgresClaims {
         }
         let sql = catalog::fill_in(&connection, &claim_sql()).await?;
         let claim = connection.prepare(&sql, &[]).await?;
-        Ok((connection, claim))
+        Ok(Session { connection, sql, claim, planned_at: clock::now() })
     }
 
     async fn claim_on(&self, connection: &Connection, claim: &Statement, request: &ClaimRequest) -> Result<Verdict, StoreError> {
@@ -165,7 +183,8 @@ impl Claims for PostgresClaims {
 
     async fn open(&mut self, partitions: &[i32]) -> Result<Vec<Start>, StoreError> {
         let session = self.session().await?;
-        let rows = session.0.query(include_str!("sql/open.sql"), &[&self.terms.group, &self.terms.topic, &partitions]).await?;
+        let rows =
+            session.connection.query(include_str!("sql/open.sql"), &[&self.terms.group, &self.terms.topic, &partitions]).await?;
         let starts = rows
             .iter()
             .map(|row| Ok(Start { partition: row.try_get(0)?, epoch: row.try_get(1)?, next_offset: row.try_get(2)? }))
@@ -176,22 +195,24 @@ impl Claims for PostgresClaims {
     }
 
     async fn claim(&mut self, request: &ClaimRequest) -> Result<Verdict, StoreError> {
-        let (connection, claim) = self.session().await?;
-        let verdict = match self.claim_on(&connection, &claim, request).await {
+        let mut session = self.session().await?;
+        if session.planned_at.elapsed() >= REPLAN_AFTER {
+            session.claim = session.connection.prepare(&session.sql, &[]).await?;
+            session.planned_at = clock::now();
+        }
+        let verdict = match self.claim_on(&session.connection, &session.claim, request).await {
             // It may be a record's fault: then waiting would stop its partition for ever.
-            Err(error) if error.is_about_data() => match unstorable(&connection, &request.wanted).await? {
+            Err(error) if error.is_about_data() => match unstorable(&session.connection, &request.wanted).await? {
                 positions if positions.is_empty() => return Err(error),
                 positions => Verdict::Refused(positions),
             },
             verdict => verdict?,
         };
-        if let Verdict::Refused(_) = verdict {
-            // The statement was not applied, nor what rode on it.
-            self.session = Some((connection, claim));
-            return Ok(verdict);
+        self.session = Some(session);
+        // A statement that was refused was not applied, nor what rode on it.
+        if !matches!(verdict, Verdict::Refused(_)) {
+            self.unwritten.clear();
         }
-        self.session = Some((connection, claim));
-        self.unwritten.clear();
         Ok(verdict)
     }
 
@@ -208,7 +229,7 @@ impl Claims for PostgresClaims {
             return Ok(());
         }
         let session = self.session().await?;
-        session.0.query(CONFIRM, &[&self.unwritten]).await?;
+        session.connection.query(CONFIRM, &[&self.unwritten]).await?;
         self.session = Some(session);
         self.unwritten.clear();
         Ok(())

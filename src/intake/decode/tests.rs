@@ -669,18 +669,78 @@ mod random {
         }
     }
 
+    fn read_by(text: &str, read: impl FnOnce(&mut Batch) -> Option<(Span, Span)>) -> Option<Seen> {
+        let mut batch = Batch { text: text.to_owned(), ..Batch::default() };
+        let (id, signal_type) = read(&mut batch)?;
+        let text = |span| batch.text(span).to_owned();
+        let mentions = batch.mentions.iter().map(|mention| (text(mention.ticker), text(mention.bias), mention.confidence));
+        Some(Seen { id: text(id), signal_type: text(signal_type), mentions: mentions.collect() })
+    }
+
+    fn quickly(text: &str) -> Option<Seen> {
+        read_by(text, |batch| quick::fields(text, 0, batch))
+    }
+
+    fn by_serde(text: &str) -> Option<Seen> {
+        carriable(text).ok()?;
+        read_by(text, |batch| fields(text, 0, batch).ok())
+    }
+
+    #[test]
+    fn usual_signals_are_read_quickly() {
+        for payload in [
+            r#"{"signal_id":"1","signal_type":"golden_cross","tickers":[{"ticker":"AAPL","signal":"BULLISH","confidence":85.5}],"metadata":{"a":[1,-2.5e+3,true,false,null,{}],"b":[]}}"#,
+            r#" { "tickers" : [ { "ticker" : " brk.b " , "confidence" : null } , { } ] , "signal_id" : null , "source": "Zürich" } "#,
+            "{}",
+        ] {
+            assert_eq!(quickly(payload), by_serde(payload), "{payload}");
+            assert!(quickly(payload).is_some(), "{payload}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_to_the_last_bit_as_serde_reads_them() {
+        for number in ["0", "0.1", "99.99", "0.000000000000001", "999999999999999", "123456789.012345", "7.0", "1e2", "-3", "-0"]
+        {
+            let payload = format!(r#"{{"tickers":[{{"ticker":"A","confidence":{number}}}]}}"#);
+            let confidence = |seen: Option<Seen>| Some(seen?.mentions[0].2?.to_bits());
+            let serde = confidence(by_serde(&payload));
+            assert!(serde.is_some());
+            assert!(confidence(quickly(&payload)).is_none_or(|bits| Some(bits) == serde), "{number}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 5_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_read_quickly_is_what_serde_reads(
+            payload in payload(),
+            mutations in prop::collection::vec((any::<prop::sample::Index>(), 0_u8..5, 0_usize..40), 0..3),
+        ) {
+            let bytes = mutated(&payload.replace('\n', " "), &mutations);
+            agrees(&bytes)?;
+            let Ok(text) = std::str::from_utf8(&bytes) else { return Ok(()) };
+            if let Some(seen) = quickly(text) {
+                prop_assert_eq!(by_serde(text), Some(seen), "{}", text);
+            }
+        }
+    }
+
     #[test]
     fn the_random_signals_are_of_every_kind() {
         use proptest::strategy::ValueTree as _;
         use proptest::test_runner::TestRunner;
         let mut runner = TestRunner::deterministic();
-        let mut kinds = BTreeSet::new();
+        let (mut kinds, mut quick) = (BTreeSet::new(), 0);
         for _ in 0..3_000 {
             let payload = payload().new_tree(&mut runner).unwrap().current();
+            quick += usize::from(quickly(&payload.replace('\n', " ")).is_some());
             kinds.insert(read(payload).map_or_else(Reason::as_str, |_| "signal"));
         }
         for kind in ["signal", "wrong_type", "no_ticker", "too_long", "forbidden_text"] {
             assert!(kinds.contains(kind), "no {kind} in {kinds:?}");
         }
+        assert!((300..2_700).contains(&quick), "{quick} of 3,000 are read quickly");
     }
 }

@@ -152,7 +152,7 @@ impl IntakeThread {
             self.max_age.map_or(i64::MIN, |age| clock::unix_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         let before = self.pending.records();
         // The clock is read for the first record, which the poll has waited for, and then once per 64.
-        let mut arrived = None;
+        let (mut arrived, mut taken) = (None, 0_usize);
         loop {
             match self.consumer.poll(wait) {
                 None => break,
@@ -167,7 +167,8 @@ impl IntakeThread {
             }
             // After the first record only what is there already.
             wait = Duration::ZERO;
-            if self.pending.records().is_multiple_of(64) {
+            taken += 1;
+            if taken.is_multiple_of(64) {
                 let at = clock::now();
                 if at - *arrived.get_or_insert(at) >= DRAIN || self.pending.bytes() >= MAX_BATCH_BYTES {
                     break;
@@ -273,7 +274,8 @@ impl IntakeThread {
         if self.policy.due(self.pending.records(), oldest, now) != Due::Now {
             return;
         }
-        let batch = std::mem::take(&mut self.pending);
+        let next = self.pending.successor();
+        let batch = std::mem::replace(&mut self.pending, next);
         match self.send(Arrival::Batch(batch)) {
             None => {
                 self.policy.spend(now);

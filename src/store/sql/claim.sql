@@ -23,9 +23,14 @@ asked as materialized (
     select c.*, t.trigger_id is not null as known, s.trigger_id is not null and not {over} as held
     from unnest($13::uuid[], $14::uuid[], $15::text[], $16::text[], $17::text[], $18::text[], $19::int[], $20::bigint[], $21::bool[]) with ordinality
         as c (trigger_id, pipeline_id, ticker, signal_id, symbol, kwargs, partition, record_offset, shared, position)
-    left join dispatcher.triggers t on t.trigger_id = c.trigger_id
+    -- The limits keep these a look into an index for each slot, whatever size the plan was made for (postgres.rs).
+    left join lateral (
+        select trigger_id from dispatcher.triggers where trigger_id = c.trigger_id limit 1
+    ) t on true
     -- Most slots that are taken are seen here, without a lock; the race for the rest is decided below.
-    left join dispatcher.slots s on s.pipeline_id = c.pipeline_id and s.ticker = c.ticker and s.leased_until > now()
+    left join lateral (
+        select * from dispatcher.slots where pipeline_id = c.pipeline_id and ticker = c.ticker and leased_until > now() limit 1
+    ) s on true
 ),
 -- Of a slot that is held nothing more is asked.
 candidate as materialized (

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
 use crate::support::settings::config;
-use crate::support::unique;
+use crate::support::{unique, wait_until};
 
 macro_rules! conformance {
     ($($test:ident)*) => {
@@ -606,4 +606,30 @@ async fn racing_claimers_win_each_slot_once<W: World>(world: &W) {
     for progress in world.progress().await.values() {
         assert_eq!((progress.consumed, progress.triggered + progress.busy), (BATCHES, BATCHES));
     }
+}
+
+/// The plan of a claim is kept while the tables grow: made for empty ones, it must not scan them when they are full.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_looks_up_each_slot_by_index_even_with_a_plan_made_for_empty_tables() {
+    let world = Postgres::create(LEASE).await;
+    let mut claims = world.claims();
+    let start = open(&mut claims).await;
+    let batches = 8;
+    for batch in 0..batches {
+        let mut wants: Vec<_> = (0..50).map(|_| wanted(Uuid::new_v4(), batch)).collect();
+        wants.sort_unstable_by_key(|wanted| wanted.pipeline_id);
+        assert_eq!(won(&mut claims, &request(start, batch..batch + 1, wants)).await.len(), 50);
+    }
+    // A session's counts are written when it ends, at the latest.
+    drop(claims);
+    let sql = "select min(idx_scan)::bigint, sum(seq_scan)::bigint from pg_stat_user_tables
+        where schemaname = 'dispatcher' and relname in ('slots', 'triggers')";
+    let scans = wait_until("the counts of scans", 60, async || {
+        let row = &world.database.rows(sql, &[]).await[0];
+        let (by_index, whole): (i64, i64) = (row.get(0), row.get(1));
+        (by_index.max(whole) >= batches).then_some((by_index, whole))
+    });
+    let (by_index, whole) = scans.await;
+    // Making an index reads its table once.
+    assert!(whole <= 2, "{whole} scans of whole tables, {by_index} by index");
 }
