@@ -67,6 +67,8 @@ impl PostgresClaims {
             return Ok(session);
         }
         let connection = self.database.connect().await?;
+        // First, for a table that is gone lacks more than an index.
+        let sql = catalog::fill_in(&connection, &claim_sql()).await?;
         for (column, statement) in catalog::missing_indexes(&connection).await? {
             if self.seldom.now(column) {
                 tracing::warn!(
@@ -77,7 +79,6 @@ impl PostgresClaims {
                 );
             }
         }
-        let sql = catalog::fill_in(&connection, &claim_sql()).await?;
         let claim = connection.prepare(&sql, &[]).await?;
         Ok((connection, claim))
     }
