@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
@@ -49,8 +50,14 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => {
             let code = if error.use_stderr() { USAGE } else { 0 };
-            // Nobody reads what we say when stdout or stderr is closed.
-            drop(error.print());
+            match error.kind() {
+                // Help, that was asked for or is all that can be said.
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                    // Nobody reads what we say when stdout or stderr is closed.
+                    drop(error.print());
+                }
+                _ => complain(&anyhow::anyhow!(one_line(&error.to_string()))),
+            }
             return ExitCode::from(code);
         }
     };
@@ -62,6 +69,12 @@ pub fn main() -> ExitCode {
             ExitCode::from(if is_usage { USAGE } else { 1 })
         }
     }
+}
+
+/// What clap says, without its advice.
+fn one_line(text: &str) -> String {
+    let problem = text.split("\n\n").next().unwrap_or_default();
+    problem.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn is_refused_property(cause: &(dyn std::error::Error + 'static)) -> bool {

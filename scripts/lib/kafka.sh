@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Apache Kafka from the jars on Maven Central: one KRaft node, plain text, loopback only.
+# Apache Kafka from the jars on Maven Central: one KRaft node, plain text, loopback only; a second port asks for a password.
 
 kafka_stop_signal() { echo TERM; }
 kafka_start_seconds() { echo 60; }
@@ -33,12 +33,19 @@ kafka_prepare() {
 
 kafka_choose_ports() {
   choose_port kafka
+  choose_port kafka_sasl
   choose_port kafka_controller
 }
 
 kafka_start() {
   local data=$SERVICES_DIR/data/kafka config=$SERVICES_DIR/kafka.properties
-  sed -e "s|@PORT@|${PORT[kafka]}|g" -e "s|@CONTROLLER_PORT@|${PORT[kafka_controller]}|g" -e "s|@DATA@|$data|g" \
+  # A folder of an older checkout does not know the port yet.
+  [[ -n ${PORT[kafka_sasl]:-} ]] || {
+    choose_port kafka_sasl
+    save_ports
+  }
+  sed -e "s|@PORT@|${PORT[kafka]}|g" -e "s|@SASL_PORT@|${PORT[kafka_sasl]}|g" \
+    -e "s|@CONTROLLER_PORT@|${PORT[kafka_controller]}|g" -e "s|@DATA@|$data|g" \
     "$SCRIPTS/kafka/server.properties" >"$config"
   if [[ ! -f $data/meta.properties ]]; then
     rm -rf "$data"
@@ -63,4 +70,7 @@ kafka_ready() {
   [[ ${#answer} == 24 && ${answer:16} != 00000000 ]]
 }
 
-kafka_env() { export_line TEST_KAFKA "127.0.0.1:${PORT[kafka]}"; }
+kafka_env() {
+  export_line TEST_KAFKA "127.0.0.1:${PORT[kafka]}"
+  export_line TEST_KAFKA_SASL "kafka://dispatcher:only-for-tests@127.0.0.1:${PORT[kafka_sasl]}"
+}

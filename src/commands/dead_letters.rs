@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
 use rdkafka::metadata::MetadataPartition;
@@ -39,10 +38,27 @@ pub(crate) struct Filter {
     reason: Option<String>,
     /// Only this one: partition:offset in the dead-letter topic, as `list` shows them.
     #[arg(long)]
-    at: Option<String>,
+    at: Option<At>,
     /// At most so many.
     #[arg(long)]
     limit: Option<usize>,
+}
+
+/// A place in the dead-letter topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct At {
+    partition: i32,
+    offset: i64,
+}
+
+impl std::str::FromStr for At {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let place =
+            |(partition, offset): (&str, &str)| Some(Self { partition: partition.parse().ok()?, offset: offset.parse().ok()? });
+        text.split_once(':').and_then(place).ok_or("expected partition:offset".to_owned())
+    }
 }
 
 pub(crate) async fn run(config: &Config, command: &DeadLetters) -> anyhow::Result<()> {
@@ -51,10 +67,7 @@ pub(crate) async fn run(config: &Config, command: &DeadLetters) -> anyhow::Resul
         DeadLetters::Replay(filter) => (filter, true),
     };
     let topic = &config.kafka.dead_letter_topic;
-    let mut settings = ClientConfig::new();
-    for (name, value) in client_config(&config.kafka).config_map() {
-        settings.set(name.to_owned(), value.to_owned());
-    }
+    let mut settings = client_config(&config.kafka);
     // A group is needed to read, not joined: partitions are assigned by hand and nothing is committed.
     settings
         .set("group.id", "trigger-dispatcher-dead-letters")
@@ -64,9 +77,10 @@ pub(crate) async fn run(config: &Config, command: &DeadLetters) -> anyhow::Resul
     let producer: FutureProducer = client_config(&config.kafka).set("acks", "all").set("enable.idempotence", "true").create()?;
     let mut found = 0_usize;
     let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).context("Kafka")?;
-    let partitions =
-        metadata.topics().first().map(|topic| topic.partitions().iter().map(MetadataPartition::id).collect::<Vec<_>>());
-    for partition in partitions.unwrap_or_default() {
+    let Some(known) = metadata.topics().first().filter(|known| known.error().is_none()) else {
+        bail!("Kafka has no topic {topic}")
+    };
+    for partition in known.partitions().iter().map(MetadataPartition::id) {
         // The end as it is now: a replay that fails again must not be read in the same run.
         let (low, high) =
             consumer.fetch_watermarks(topic, partition, TIMEOUT).with_context(|| format!("Kafka: {topic}/{partition}"))?;
@@ -100,7 +114,7 @@ impl Filter {
     fn takes(&self, message: &BorrowedMessage<'_>) -> bool {
         let reason = header(message, "dead-letter-reason");
         self.reason.as_ref().is_none_or(|wanted| reason.as_ref() == Some(wanted))
-            && self.at.as_ref().is_none_or(|at| *at == format!("{}:{}", message.partition(), message.offset()))
+            && self.at.is_none_or(|at| at == At { partition: message.partition(), offset: message.offset() })
     }
 }
 

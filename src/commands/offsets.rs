@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::metadata::MetadataPartition;
 
 use crate::config::Config;
 use crate::intake::kafka::client_config;
@@ -64,7 +65,9 @@ pub(crate) async fn run(config: &Config, command: &Offsets) -> anyhow::Result<()
     match command {
         Offsets::List => {
             let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).context("Kafka")?;
-            let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+            let Some(found) = metadata.topics().first().filter(|found| found.error().is_none()) else {
+                bail!("Kafka has no topic {topic}")
+            };
             let rows = connection
                 .query(
                     "select partition, next_offset, epoch from dispatcher.progress where consumer_group = $1 and topic = $2",
@@ -72,7 +75,7 @@ pub(crate) async fn run(config: &Config, command: &Offsets) -> anyhow::Result<()
                 )
                 .await?;
             println!("{:>9} {:>12} {:>12} {:>12} {:>10}  state", "partition", "decided to", "kafka from", "kafka to", "lag");
-            for partition in 0..i32::try_from(partitions)? {
+            for partition in found.partitions().iter().map(MetadataPartition::id) {
                 let (low, high) = watermarks(partition)?;
                 let row = rows.iter().find(|row| row.try_get::<_, i32>(0).is_ok_and(|known| known == partition));
                 let next: Option<i64> = row.map(|row| row.try_get(1)).transpose()?.flatten();

@@ -85,6 +85,8 @@ impl PostgresClaims {
         }
         let connection = self.database.connect().await?;
         connection.batch(PLANS).await?;
+        // First, for a table that is gone lacks more than an index.
+        let sql = catalog::fill_in(&connection, &claim_sql()).await?;
         for (column, statement) in catalog::missing_indexes(&connection).await? {
             if self.seldom.now(column) {
                 tracing::warn!(
@@ -95,7 +97,6 @@ impl PostgresClaims {
                 );
             }
         }
-        let sql = catalog::fill_in(&connection, &claim_sql()).await?;
         let claim = connection.prepare(&sql, &[]).await?;
         Ok(Session { connection, sql, claim, planned_at: clock::now() })
     }

@@ -10,10 +10,12 @@
 
 mod amqp_queue;
 mod bad_input;
+mod commands;
 mod configuration;
 mod conformance;
 mod crowd;
 mod example;
+mod faults;
 mod golden;
 mod logs;
 mod outages;

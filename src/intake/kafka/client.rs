@@ -1,7 +1,7 @@
 //! librdkafka clients: their settings, and what they call back.
 
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
@@ -19,17 +19,20 @@ use crate::telemetry::Seldom;
 
 /// The settings that every client shares: the servers and the operator's own properties.
 pub fn client_config(kafka: &KafkaConfig) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &kafka.bootstrap_servers);
-    config.set("client.id", "trigger-dispatcher");
-    for (property, value) in &kafka.properties {
-        config.set(property, value.expose_secret());
-    }
-    config
+    settings(kafka).fold(ClientConfig::new(), |mut config, (property, value)| {
+        config.set(property, value);
+        config
+    })
+}
+
+/// The same, one by one. Not to be had from a `ClientConfig`: its `config_map` has a placeholder for each password.
+pub(super) fn settings(kafka: &KafkaConfig) -> impl Iterator<Item = (&str, &str)> {
+    let ours = [("bootstrap.servers", kafka.bootstrap_servers.as_str()), ("client.id", "trigger-dispatcher")];
+    ours.into_iter().chain(kafka.properties.iter().map(|(property, value)| (property.as_str(), value.expose_secret())))
 }
 
 /// A consumer that has joined the group as soon as Kafka answers.
-pub(super) fn consumer(kafka: &KafkaConfig) -> Result<BaseConsumer<IntakeContext>, Error> {
+pub(super) fn consumer(kafka: &KafkaConfig, seldom: &Arc<Seldom>) -> Result<BaseConsumer<IntakeContext>, Error> {
     let mut config = ClientConfig::new();
     // The operator's properties come later and win, except for those that the promises rest on.
     config
@@ -39,8 +42,8 @@ pub(super) fn consumer(kafka: &KafkaConfig) -> Result<BaseConsumer<IntakeContext
         .set("topic.metadata.refresh.interval.ms", "30000")
         .set("reconnect.backoff.max.ms", "2000")
         .set("check.crcs", "true");
-    for (property, value) in client_config(kafka).config_map() {
-        config.set(property.to_owned(), value.to_owned());
+    for (property, value) in settings(kafka) {
+        config.set(property, value);
     }
     config
         .set("group.id", &kafka.consumer_group)
@@ -50,7 +53,7 @@ pub(super) fn consumer(kafka: &KafkaConfig) -> Result<BaseConsumer<IntakeContext
         .set("enable.auto.offset.store", "false")
         .set("partition.assignment.strategy", "range,roundrobin");
     let (changes, receiver) = channel();
-    let context = IntakeContext { changes, receiver: Mutex::new(receiver), seldom: Seldom::default() };
+    let context = IntakeContext { changes, receiver: Mutex::new(receiver), seldom: Arc::clone(seldom) };
     let consumer: BaseConsumer<IntakeContext> = create(&config, context)?;
     consumer.subscribe(&[&kafka.signal_topic])?;
     Ok(consumer)
@@ -76,7 +79,8 @@ pub(super) enum Change {
 pub(super) struct IntakeContext {
     changes: Sender<Change>,
     receiver: Mutex<Receiver<Change>>,
-    seldom: Seldom,
+    /// Shared with the producer: both meet the same fault.
+    seldom: Arc<Seldom>,
 }
 
 impl IntakeContext {
@@ -135,7 +139,7 @@ impl ConsumerContext for IntakeContext {
     }
 }
 
-/// librdkafka's own log lines: each facility at most once a minute.
+/// librdkafka's own log lines: each facility at most once a minute, whichever client speaks.
 pub(super) fn log(seldom: &Seldom, level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
         RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {

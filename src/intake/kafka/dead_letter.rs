@@ -1,15 +1,17 @@
 //! Bad records on their way to the dead-letter topic, with their bytes, their headers and the reason.
 
+use std::sync::Arc;
+
 use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 
 use super::Error;
-use super::client::{client_config, create, log};
+use super::client::{create, log, settings};
 use crate::chaos::{self, Bug};
 use crate::config::KafkaConfig;
 use crate::intake::Rejected;
@@ -20,6 +22,8 @@ const TRUNCATED: usize = 512 * 1024;
 
 pub(super) struct DeadLetters {
     producer: FutureProducer<LogContext>,
+    config: ClientConfig,
+    seldom: Arc<Seldom>,
     source: String,
     topic: String,
 }
@@ -31,22 +35,35 @@ impl std::fmt::Debug for DeadLetters {
 }
 
 impl DeadLetters {
-    pub(super) fn connect(kafka: &KafkaConfig) -> Result<Self, Error> {
+    pub(super) fn connect(kafka: &KafkaConfig, seldom: &Arc<Seldom>) -> Result<Self, Error> {
         let mut config = ClientConfig::new();
         config.set("message.timeout.ms", "10000").set("message.max.bytes", "20000000").set("compression.type", "lz4");
-        for (property, value) in client_config(kafka).config_map() {
+        for (property, value) in settings(kafka) {
             // The rest of the operator's properties may be the consumer's alone.
             if !CONSUMER_ONLY.iter().any(|prefix| property.starts_with(prefix)) {
-                config.set(property.to_owned(), value.to_owned());
+                config.set(property, value);
             }
         }
         config.set("acks", "all").set("enable.idempotence", "true");
-        let producer = create(&config, LogContext(Seldom::default()))?;
-        Ok(Self { producer, source: kafka.signal_topic.clone(), topic: kafka.dead_letter_topic.clone() })
+        let producer = create(&config, LogContext(Arc::clone(seldom)))?;
+        Ok(Self {
+            producer,
+            config,
+            seldom: Arc::clone(seldom),
+            source: kafka.signal_topic.clone(),
+            topic: kafka.dead_letter_topic.clone(),
+        })
     }
 
     /// Returns once every record is acknowledged.
-    pub(super) async fn send(&self, rejected: &[Rejected]) -> Result<(), Error> {
+    pub(super) async fn send(&mut self, rejected: &[Rejected]) -> Result<(), Error> {
+        // librdkafka gives an idempotent producer up for good (no right to write, say), though what was wrong may be mended.
+        if let Some((code, reason)) = self.producer.client().fatal_error() {
+            if self.seldom.now("dead_letter_producer_renewed") {
+                tracing::warn!(event = "dead_letter_producer_renewed", %code, reason);
+            }
+            self.producer = create(&self.config, LogContext(Arc::clone(&self.seldom)))?;
+        }
         if chaos::bug(Bug::DeadLetterNotAwaited) {
             // Polled once: each is in the producer's queue, and nobody waits for it.
             for rejected in rejected {
@@ -105,7 +122,7 @@ impl DeadLetters {
 const CONSUMER_ONLY: [&str; 9] =
     ["fetch.", "queued.", "session.", "heartbeat.", "max.poll.", "group.", "isolation.", "check.crcs", "max.partition.fetch."];
 
-struct LogContext(Seldom);
+struct LogContext(Arc<Seldom>);
 
 impl ClientContext for LogContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -116,5 +133,57 @@ impl ClientContext for LogContext {
         if self.0.now("kafka_error") {
             tracing::warn!(event = "kafka_error", client = "dead-letter", %error, reason);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::config::OffsetReset;
+    use crate::intake::Reason;
+
+    /// A dead-letter topic in a mock of Kafka that answers requests of a kind with an error, some times.
+    fn refusing(kind: RDKafkaApiKey, error: RDKafkaRespErr) -> (MockCluster<'static, DefaultProducerContext>, DeadLetters) {
+        let cluster = MockCluster::<DefaultProducerContext>::new(1).unwrap();
+        cluster.create_topic("letters", 1, 1).unwrap();
+        cluster.request_errors(kind, &[error; 1000]);
+        let kafka = KafkaConfig {
+            bootstrap_servers: cluster.bootstrap_servers(),
+            signal_topic: "signals".to_owned(),
+            consumer_group: "group".to_owned(),
+            auto_offset_reset: OffsetReset::Earliest,
+            dead_letter_topic: "letters".to_owned(),
+            properties: vec![("message.timeout.ms".to_owned(), SecretString::from("2000"))],
+        };
+        let letters = DeadLetters::connect(&kafka, &Arc::default()).unwrap();
+        (cluster, letters)
+    }
+
+    fn rejected() -> [Rejected; 1] {
+        [Rejected { reason: Reason::Empty, partition: 0, offset: 0, key: None, payload: None, headers: Vec::new() }]
+    }
+
+    #[tokio::test]
+    async fn a_producer_that_librdkafka_has_given_up_is_made_anew() {
+        let kind = RDKafkaApiKey::InitProducerId;
+        let (cluster, mut letters) = refusing(kind, RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED);
+        assert!(letters.send(&rejected()).await.is_err());
+        assert!(letters.producer.client().fatal_error().is_some(), "this is about a producer that is given up");
+        cluster.clear_request_errors(kind);
+        letters.send(&rejected()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_broker_whose_disk_is_full_is_an_error_until_it_has_room() {
+        let kind = RDKafkaApiKey::Produce;
+        let (cluster, mut letters) = refusing(kind, RDKafkaRespErr::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR);
+        assert!(letters.send(&rejected()).await.is_err());
+        cluster.clear_request_errors(kind);
+        letters.send(&rejected()).await.unwrap();
     }
 }

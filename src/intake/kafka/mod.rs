@@ -80,8 +80,9 @@ impl KafkaSource {
         let (commands, commands_rx) = std::sync::mpsc::channel();
         let (closed_tx, closed) = oneshot::channel();
         let wanted = Arc::new(AtomicBool::new(false));
-        let consumer = client::consumer(kafka)?;
-        let dead_letters = DeadLetters::connect(kafka)?;
+        let seldom = Arc::default();
+        let consumer = client::consumer(kafka, &seldom)?;
+        let dead_letters = DeadLetters::connect(kafka, &seldom)?;
         let intake = IntakeThread::new(
             consumer,
             Plan { topic: kafka.signal_topic.clone(), reset: kafka.auto_offset_reset, max_age, stall },

@@ -55,6 +55,31 @@ impl TestDatabase {
         values.map(|(name, value)| (name.to_owned(), value)).to_vec()
     }
 
+    /// A role of the test's own that has every right which the service needs, and no other. The schema must be there.
+    pub(crate) async fn role(&self) -> String {
+        let role = unique("role");
+        self.run(&format!(
+            "create role {role} login password '{role}';
+             grant select on pipelines, scanners, executions to {role};
+             grant usage on schema dispatcher to {role};
+             grant select, insert, update, delete on all tables in schema dispatcher to {role}"
+        ))
+        .await;
+        role
+    }
+
+    /// Runs statements.
+    pub(crate) async fn run(&self, sql: &str) {
+        self.client.batch_execute(sql).await.unwrap();
+    }
+
+    /// Ends every session of the service, so that it needs new ones.
+    pub(crate) async fn end_sessions(&self) {
+        let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+            where datname = current_database() and application_name = 'trigger-dispatcher'";
+        assert!(self.number(sql).await > 0, "the service has no session");
+    }
+
     /// An active signal pipeline.
     pub(crate) async fn pipeline(&self, name: &str, tickers: &[&str]) -> Uuid {
         let id = Uuid::new_v4();

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -19,13 +20,16 @@ pub(crate) struct Setting {
     pub(crate) variables: Vec<(String, String)>,
     pub(crate) group: String,
     pub(crate) queue: String,
+    /// Words before the program's name: what starts it in surroundings of its own.
+    pub(crate) wrapper: Vec<String>,
 }
 
 impl Setting {
     /// For the topic and the database, on Redis, with a group and a queue of its own.
     pub(crate) fn new(topic: &TestTopic, database: &TestDatabase) -> Self {
         let (group, queue) = (unique("group"), unique("queue"));
-        let mut setting = Self { variables: database.variables(), group: group.clone(), queue: queue.clone() };
+        let mut setting =
+            Self { variables: database.variables(), group: group.clone(), queue: queue.clone(), wrapper: Vec::new() };
         setting.set("KAFKA_BOOTSTRAP_SERVERS", &service("TEST_KAFKA"));
         setting.set("KAFKA_SIGNAL_TOPIC", &topic.name);
         setting.set("KAFKA_CONSUMER_GROUP", &group);
@@ -43,9 +47,10 @@ impl Setting {
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
+        let words: Vec<_> = self.wrapper.iter().map(String::as_str).chain([PROGRAM]).chain(arguments.iter().copied()).collect();
+        let mut command = Command::new(words[0]);
         // An empty folder: no .env of a developer's may join in.
-        command.args(arguments).env_clear().envs(self.variables.iter().cloned()).current_dir(std::env::temp_dir());
+        command.args(&words[1..]).env_clear().envs(self.variables.iter().cloned()).current_dir(std::env::temp_dir());
         command
     }
 
@@ -66,7 +71,7 @@ impl Setting {
                 sink.lock().unwrap().push(line);
             }
         });
-        Instance { child, log, reader: Some(reader) }
+        Instance { child, log, reader: Some(reader), started: Instant::now() }
     }
 
     /// Runs a command that ends by itself.
@@ -101,11 +106,24 @@ pub(crate) struct Instance {
     child: Child,
     log: Log,
     reader: Option<JoinHandle<()>>,
+    started: Instant,
 }
 
 impl Instance {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How long it has been running.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Memory that it has had at most, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     pub(crate) fn log(&self) -> Log {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -11,7 +11,7 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
-use super::{service, unique};
+use super::{service, unique, wait_for};
 
 pub(crate) struct TestTopic {
     pub(crate) name: String,
@@ -40,11 +40,15 @@ fn config() -> ClientConfig {
     config
 }
 
+fn admin() -> (AdminClient<DefaultClientContext>, AdminOptions) {
+    let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+    (config().create().unwrap(), options)
+}
+
 impl TestTopic {
     pub(crate) async fn create(partitions: i32) -> Self {
         let name = unique("signals");
-        let admin: AdminClient<DefaultClientContext> = config().create().unwrap();
-        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        let (admin, options) = admin();
         let wide = [("max.message.bytes", "12000000")];
         let mut signals = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
         signals.config.extend(wide);
@@ -56,6 +60,60 @@ impl TestTopic {
         }
         let producer = config().set("linger.ms", "2").set("acks", "all").set("message.max.bytes", "12000000").create().unwrap();
         Self { name, partitions, producer }
+    }
+
+    /// Its dead-letter topic.
+    pub(crate) fn dead_letter_topic(&self) -> String {
+        format!("{}.dead-letter", self.name)
+    }
+
+    /// Deletes the topic and waits until Kafka has forgotten it. Its dead-letter topic stays.
+    pub(crate) async fn delete(&self) {
+        let (admin, options) = admin();
+        for result in admin.delete_topics(&[&self.name], &options).await.unwrap() {
+            result.unwrap();
+        }
+        let consumer: BaseConsumer = config().create().unwrap();
+        wait_for("the end of a topic", 30, || {
+            let all = consumer.fetch_metadata(None, Duration::from_secs(10)).unwrap();
+            all.topics().iter().all(|topic| topic.name() != self.name).then_some(())
+        });
+    }
+
+    /// Makes the topic again after [`TestTopic::delete`].
+    pub(crate) async fn make_anew(&self) {
+        let (admin, options) = admin();
+        let signals = NewTopic::new(&self.name, self.partitions, TopicReplication::Fixed(1));
+        for result in admin.create_topics([&signals], &options).await.unwrap() {
+            result.unwrap();
+        }
+    }
+
+    /// Deletes the records of a partition before `offset`, as retention does.
+    pub(crate) async fn delete_records_before(&self, partition: i32, offset: i64) {
+        let (admin, options) = admin();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.name, partition, Offset::Offset(offset)).unwrap();
+        let deleted = admin.delete_records(&list, &options).await.unwrap();
+        deleted.elements_for_topic(&self.name)[0].error().unwrap();
+    }
+
+    /// Sets a property of the dead-letter topic.
+    pub(crate) async fn configure_dead_letters(&self, property: &str, value: &str) {
+        let (admin, options) = admin();
+        let name = self.dead_letter_topic();
+        let change = AlterConfig::new(ResourceSpecifier::Topic(&name)).set(property, value);
+        for result in admin.alter_configs(&[change], &options).await.unwrap() {
+            result.unwrap();
+        }
+    }
+
+    /// Queues a record for the dead-letter topic.
+    pub(crate) fn send_dead_letter(&self, payload: &[u8], headers: &[(&str, &str)]) {
+        let name = self.dead_letter_topic();
+        let headers =
+            headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(*value) }));
+        self.queue(BaseRecord::to(&name).partition(0).key(b"key".as_slice()).payload(payload).headers(headers));
     }
 
     /// Queues a record; [`TestTopic::flush`] waits for it.
@@ -119,7 +177,7 @@ impl TestTopic {
 
     /// Everything in the dead-letter topic.
     pub(crate) fn dead_letters(&self) -> Vec<DeadLetter> {
-        let name = format!("{}.dead-letter", self.name);
+        let name = self.dead_letter_topic();
         let consumer: BaseConsumer = config().set("group.id", unique("reader")).create().unwrap();
         let (low, high) = consumer.fetch_watermarks(&name, 0, Duration::from_secs(10)).unwrap();
         let mut list = TopicPartitionList::new();

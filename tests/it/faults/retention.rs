@@ -1,0 +1,110 @@
+//! Kafka no longer has the next offset to decide: the partition stops with an alarm until someone says where it goes on.
+
+use serde_json::Value;
+
+use crate::support::dispatcher::Instance;
+use crate::support::scene::{Progress, Scene, signal};
+use crate::support::wait_until;
+
+/// Sends `count` signals to a partition.
+fn send(scene: &Scene, partition: i32, count: usize) {
+    for _ in 0..count {
+        scene.topic.send_json(partition, &signal(&uuid::Uuid::new_v4().to_string(), "NOBODY"));
+    }
+    scene.topic.flush();
+}
+
+async fn reaches(scene: &Scene, offsets: [i64; 2]) -> Vec<Progress> {
+    wait_until(&format!("{offsets:?}"), 60, async || {
+        let progress = scene.progress().await;
+        (progress.iter().map(|one| one.next_offset).eq(offsets.map(Some))).then_some(progress)
+    })
+    .await
+}
+
+fn alarm(dispatcher: &Instance) -> [Option<i64>; 4] {
+    let alarm = dispatcher.wait_for_event("partition_stopped");
+    assert_eq!(alarm["level"], "error");
+    ["partition", "next_offset", "low", "high"].map(|field| alarm[field].as_i64())
+}
+
+fn output(scene: &Scene, arguments: &[&str]) -> String {
+    let output = scene.setting.run(arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Two partitions with five decided records each.
+async fn five_each() -> (Scene, Instance) {
+    let scene = Scene::new(2).await;
+    let dispatcher = scene.setting.start();
+    send(&scene, 0, 5);
+    send(&scene, 1, 5);
+    reaches(&scene, [5, 5]).await;
+    (scene, dispatcher)
+}
+
+#[tokio::test]
+async fn a_partition_that_retention_ran_over_stops_with_an_alarm_until_it_is_told_where_to_go_on() {
+    let (scene, dispatcher) = five_each().await;
+    assert!(dispatcher.stop().success());
+    send(&scene, 0, 10);
+    scene.topic.delete_records_before(0, 12).await;
+    let dispatcher = scene.setting.start();
+    assert_eq!(alarm(&dispatcher), [Some(0), Some(5), Some(12), Some(15)]);
+    // The other partition goes on; this one does not, whatever arrives.
+    send(&scene, 0, 1);
+    send(&scene, 1, 5);
+    reaches(&scene, [5, 10]).await;
+    let list = output(&scene, &["offsets", "list"]);
+    assert!(list.contains("STOPPED: retention ran over it"), "{list}");
+    let said = output(&scene, &["offsets", "set", "--partition", "0", "--to", "earliest"]);
+    assert!(said.contains("5 → 12; 7 offsets are never decided"), "{said}");
+    // The running instance looks by itself every half minute.
+    let progress = reaches(&scene, [16, 10]).await;
+    assert_eq!(progress.iter().map(|one| one.consumed).collect::<Vec<_>>(), [5 + 4, 10]);
+    assert_eq!(dispatcher.events("partition_stopped").len(), 1);
+    assert!(dispatcher.stop().success());
+}
+
+#[tokio::test]
+async fn a_topic_that_is_made_anew_under_a_running_instance_stops_until_it_is_told_where_to_go_on() {
+    let (scene, dispatcher) = five_each().await;
+    scene.topic.delete().await;
+    scene.topic.make_anew().await;
+    send(&scene, 0, 3);
+    let stopped =
+        wait_until("both alarms", 60, async || Some(dispatcher.events("partition_stopped")).filter(|alarms| alarms.len() == 2))
+            .await;
+    for alarm in &stopped {
+        assert_eq!(alarm["next_offset"], Value::from(5), "{alarm}");
+    }
+    assert_eq!(scene.progress().await.iter().map(|one| one.next_offset).collect::<Vec<_>>(), [Some(5), Some(5)]);
+    let list = output(&scene, &["offsets", "list"]);
+    assert_eq!(list.matches("STOPPED: the topic was made anew").count(), 2, "{list}");
+    for partition in ["0", "1"] {
+        output(&scene, &["offsets", "set", "--partition", partition, "--to", "earliest"]);
+    }
+    send(&scene, 1, 2);
+    let progress = reaches(&scene, [3, 2]).await;
+    assert_eq!(progress.iter().map(|one| one.consumed).collect::<Vec<_>>(), [8, 7]);
+    assert!(dispatcher.stop().success());
+}
+
+/// Under the running instance: it is fenced, asks again, and reads from where it was told. What is decided stays decided.
+#[tokio::test]
+async fn an_offset_that_is_set_back_under_a_running_instance_is_read_from_there() {
+    let mut scene = Scene::new(1).await;
+    let pipeline = scene.database.pipeline("watches", &["AAPL"]).await;
+    let dispatcher = scene.setting.start();
+    scene.send(&[signal("1", "AAPL"), signal("2", "NOBODY")]);
+    scene.decided(2).await;
+    let said = output(&scene, &["offsets", "set", "--partition", "0", "--to", "0"]);
+    assert!(said.contains("2 → 0"), "{said}");
+    scene.send(&[signal("3", "NOBODY")]);
+    let total = scene.decided(5).await;
+    assert_eq!((total.triggered, total.redelivered, total.unmatched, total.next_offset), (1, 1, 3, Some(3)));
+    assert_eq!(dispatcher.events("batch_fenced").len(), 1);
+    assert_eq!(scene.enqueued(1), [pipeline]);
+    assert!(dispatcher.stop().success());
+}
