@@ -85,10 +85,7 @@ impl Sweeper {
                     backoff.recovered();
                     INTERVAL
                 }
-                Err(error) => {
-                    self.connection = None;
-                    backoff.failed(&error).max(INTERVAL)
-                }
+                Err(error) => backoff.failed(&error).max(INTERVAL),
             };
             // Stopped or waited: either way the loop looks again.
             drop(tokio::time::timeout(pause, stop.cancelled()).await);
@@ -96,25 +93,25 @@ impl Sweeper {
         Ok(())
     }
 
-    /// One round.
+    /// One round. A broker that is down keeps no slot from being released, and a result backend no task from being published.
     ///
     /// # Errors
-    /// The store, the broker or the result backend does not answer; the next round begins anew.
+    /// The store, the broker or the result backend does not answer; the first of these errors. The next round begins anew.
     pub async fn sweep(&mut self) -> Result<(), SweepError> {
         let connection = match self.connection.take().filter(|connection| !connection.is_closed()) {
             Some(connection) => connection,
             None => self.database.connect().await?,
         };
-        self.publish_unpublished(&connection).await?;
-        if let Some(results) = &mut self.results {
-            self.finished.release(&connection, results).await?;
-        }
-        if self.rounds.is_multiple_of(RETRY_EVERY) {
-            self.retry_unstarted(&connection).await?;
-        }
+        let published = unless_of_the_store(self.publish_unpublished(&connection).await)?;
+        let released = match &mut self.results {
+            Some(results) => unless_of_the_store(self.finished.release(&connection, results).await)?,
+            None => Ok(()),
+        };
+        let is_turn = self.rounds.is_multiple_of(RETRY_EVERY);
+        let retried = if is_turn { unless_of_the_store(self.retry_unstarted(&connection).await)? } else { Ok(()) };
         self.rounds = self.rounds.wrapping_add(1);
         self.connection = Some(connection);
-        Ok(())
+        published.and(released).and(retried)
     }
 
     async fn publish_unpublished(&mut self, connection: &Connection) -> Result<(), SweepError> {
@@ -179,5 +176,13 @@ impl Sweeper {
             WorkerGuard::No => false,
             WorkerGuard::Auto => !connection.query("select from dispatcher.starts limit 1", &[]).await?.is_empty(),
         })
+    }
+}
+
+/// An error of the store ends the round, for its connection is of no use any more; others leave the rest of it.
+fn unless_of_the_store(result: Result<(), SweepError>) -> Result<Result<(), SweepError>, SweepError> {
+    match result {
+        Err(error @ SweepError::Store(_)) => Err(error),
+        other => Ok(other),
     }
 }
