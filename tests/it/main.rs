@@ -14,6 +14,7 @@ mod configuration;
 mod conformance;
 mod crowd;
 mod example;
+mod faults;
 mod golden;
 mod logs;
 mod outages;

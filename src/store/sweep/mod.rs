@@ -34,6 +34,10 @@ const RETRY_EVERY: u32 = 5;
 /// A publication is left to its own instance for this long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Rounds without a failure after which a trouble is over: a publication that failed is tried again only after its patience,
+/// and the rounds between say nothing about the broker.
+const CALM_ROUNDS: u32 = 10;
+
 /// What went wrong in a sweep.
 #[derive(Debug, thiserror::Error)]
 pub enum SweepError {
@@ -79,13 +83,20 @@ impl Sweeper {
     /// Never: what fails is tried again.
     pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut backoff = Backoff::new("sweep_failed");
+        let mut calm = 0_u32;
         while !stop.is_cancelled() {
             let pause = match self.sweep().await {
                 Ok(()) => {
-                    backoff.recovered();
+                    calm = calm.saturating_add(1);
+                    if calm == CALM_ROUNDS {
+                        backoff.recovered();
+                    }
                     INTERVAL
                 }
-                Err(error) => backoff.failed(&error).max(INTERVAL),
+                Err(error) => {
+                    calm = 0;
+                    backoff.failed(&error).max(INTERVAL)
+                }
             };
             // Stopped or waited: either way the loop looks again.
             drop(tokio::time::timeout(pause, stop.cancelled()).await);

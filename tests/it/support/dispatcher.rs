@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use serde_json::Value;
 
 use super::database::TestDatabase;
+use super::names::Names;
 use super::topic::TestTopic;
 use super::{service, unique, wait_for};
 
@@ -58,21 +59,35 @@ impl Setting {
 
     /// Starts an instance and waits for nothing.
     pub(crate) fn launch(&self) -> Instance {
-        let mut child = self.command(&["run"]).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
-        let log = Log::default();
-        let (sink, out) = (Arc::clone(&log.0), child.stdout.take().unwrap());
-        let reader = std::thread::spawn(move || {
-            for line in BufReader::new(out).lines().map_while(Result::ok) {
-                sink.lock().unwrap().push(line);
-            }
-        });
-        Instance { child, log, reader: Some(reader) }
+        launch(self.command(&["run"]))
+    }
+
+    /// Starts an instance that knows these names, and waits until it reads partitions.
+    pub(crate) fn start_with(&self, names: &Names) -> Instance {
+        let mut command = names.command();
+        command.arg("run").env_clear().envs(self.variables.iter().cloned()).current_dir(std::env::temp_dir());
+        command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
+        let instance = launch(command);
+        instance.wait_for_event("partitions_changed");
+        instance
     }
 
     /// Runs a command that ends by itself.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
+}
+
+fn launch(mut command: Command) -> Instance {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+    let log = Log::default();
+    let (sink, out) = (Arc::clone(&log.0), child.stdout.take().unwrap());
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(out).lines().map_while(Result::ok) {
+            sink.lock().unwrap().push(line);
+        }
+    });
+    Instance { child, log, reader: Some(reader) }
 }
 
 /// What an instance has said so far; it outlives the instance.
