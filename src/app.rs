@@ -54,12 +54,17 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 async fn flow(
     config: &Config,
     database: Database,
-    queue: Queue,
+    mut queue: Queue,
     sweeper: Sweeper,
     metrics: Arc<Metrics>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let prepared = until_done(&mut Backoff::new("store_not_ready"), stop, async || prepare(config, &database).await).await;
+    let store = async { until_done(&mut Backoff::new("store_not_ready"), stop, async || prepare(config, &database).await).await };
+    let (prepared, asked) = tokio::join!(store, queue.prepare());
+    if let Err(error) = asked {
+        // No reason to wait: signals are read and decided, and the first task waits for the broker.
+        tracing::warn!(event = "broker_not_ready", %error);
+    }
     let mut refresher = Refresher::new(database.clone(), config.trigger.refresh_interval, Arc::clone(&metrics));
     let loaded = until_done(&mut Backoff::new("rules_not_read"), stop, async || refresher.refresh().await).await;
     if prepared.and(loaded).is_err() {

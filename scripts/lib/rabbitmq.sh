@@ -6,6 +6,7 @@ rabbitmq_start_seconds() { echo 90; }
 
 # Not the one in /usr/sbin, which changes to the system's user and folders.
 RABBITMQ_SERVER=/usr/lib/rabbitmq/bin/rabbitmq-server
+RABBITMQ_CTL=/usr/lib/rabbitmq/bin/rabbitmqctl
 
 rabbitmq_missing_packages() { [[ -x $RABBITMQ_SERVER ]] || echo rabbitmq-server; }
 
@@ -33,17 +34,23 @@ CONF
   # Erlang would start the name server by itself, and leave it behind as nobody's child.
   is_alive epmd || launch epmd epmd -address 127.0.0.1 -port "${PORT[epmd]}"
 
+  # What the server and rabbitmqctl must agree on.
+  local node=(
+    HOME="$home"
+    ERL_EPMD_ADDRESS=127.0.0.1
+    ERL_EPMD_PORT="${PORT[epmd]}"
+    RABBITMQ_CONF_ENV_FILE="$home/environment.conf"
+    RABBITMQ_NODENAME="trigger-dispatcher-$CHECKOUT_KEY@localhost"
+  )
+  printf '#!/usr/bin/env bash\nexec env%s %q "$@"\n' "$(printf ' %q' "${node[@]}")" "$RABBITMQ_CTL" >"$SERVICES_DIR/rabbitmqctl"
+  chmod +x "$SERVICES_DIR/rabbitmqctl"
+
   # RUNNING_UNDER_SYSTEMD: no shell in between, so that the pid is the server's.
-  launch rabbitmq env \
-    HOME="$home" \
+  launch rabbitmq env "${node[@]}" \
     ERL_CRASH_DUMP="$home/erl_crash.dump" \
-    ERL_EPMD_ADDRESS=127.0.0.1 \
-    ERL_EPMD_PORT="${PORT[epmd]}" \
-    RABBITMQ_CONF_ENV_FILE="$home/environment.conf" \
     RABBITMQ_CONFIG_FILE="$home/rabbitmq.conf" \
     RABBITMQ_ADVANCED_CONFIG_FILE="$home/advanced.config" \
     RABBITMQ_ENABLED_PLUGINS_FILE="$home/enabled_plugins" \
-    RABBITMQ_NODENAME="trigger-dispatcher-$CHECKOUT_KEY@localhost" \
     RABBITMQ_DIST_PORT="${PORT[rabbitmq_distribution]}" \
     RABBITMQ_MNESIA_BASE="$home/mnesia" \
     RABBITMQ_LOG_BASE="$home" \
@@ -55,4 +62,8 @@ CONF
 # The protocol header of AMQP 0-9-1; a server that is ready answers with a method frame (type 1) on channel 0.
 rabbitmq_ready() { [[ $(ask "${PORT[rabbitmq]}" 'AMQP\x00\x00\x09\x01' 3) == 010000 ]]; }
 
-rabbitmq_env() { export_line TEST_AMQP_URL "amqp://guest:guest@127.0.0.1:${PORT[rabbitmq]}//"; }
+# TEST_RABBITMQCTL is a program: rabbitmqctl for this very node.
+rabbitmq_env() {
+  export_line TEST_AMQP_URL "amqp://guest:guest@127.0.0.1:${PORT[rabbitmq]}//"
+  export_line TEST_RABBITMQCTL "$SERVICES_DIR/rabbitmqctl"
+}

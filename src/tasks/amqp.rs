@@ -1,17 +1,22 @@
 //! Tasks into RabbitMQ. Does IO.
 //!
 //! Promise: at least one message per task. Every publish is confirmed and mandatory, so that a message that reached no
-//! queue is an error, not a silence. An attempt that is repeated after a lost confirm doubles messages; the worker
-//! guard lets one start.
+//! queue is an error, not a silence. A repeated attempt sends only what was not confirmed; where a confirm was lost it
+//! doubles the message, and the worker guard lets one start.
 
+mod link;
+
+use std::collections::HashSet;
+use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::future::join_all;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use serde_json::Value;
+use uuid::Uuid;
 
+use self::link::Link;
 use super::celery::Encoder;
 use super::{Publication, Task, TaskQueue};
 use crate::config::{AmqpAddress, CeleryConfig};
@@ -39,8 +44,21 @@ pub enum Error {
     #[error("rabbitmq has no queue {0}; start a worker, or declare the queue as the workers do")]
     NoQueue(String),
     /// RabbitMQ refused a message.
-    #[error("rabbitmq refused a message for the queue {0}")]
+    #[error("rabbitmq refused a message for the queue {0}; it may be full")]
     Refused(String),
+    /// An alarm of RabbitMQ's: it reads nothing from publishers.
+    #[error("rabbitmq at {0} takes no messages for the time being: it is short of memory or disk")]
+    Blocked(String),
+}
+
+/// How far the publication has come that is being tried.
+#[derive(Default)]
+struct UnderWay {
+    publication: Uuid,
+    /// Tasks that RabbitMQ has.
+    confirmed: HashSet<Uuid>,
+    /// Tasks that were sent on the connection as it is, and whose confirms have not come yet.
+    waiting: Vec<(Uuid, PublisherConfirm)>,
 }
 
 /// A Celery queue in RabbitMQ.
@@ -49,7 +67,8 @@ pub struct AmqpQueue {
     encoder: Encoder,
     queue: String,
     priority: u8,
-    connection: Option<(Connection, Channel)>,
+    link: Option<Link>,
+    under_way: UnderWay,
 }
 
 impl std::fmt::Debug for AmqpQueue {
@@ -66,7 +85,8 @@ impl AmqpQueue {
             encoder: Encoder::new(config),
             queue: config.task_queue.clone(),
             priority: config.priority,
-            connection: None,
+            link: None,
+            under_way: UnderWay::default(),
         }
     }
 
@@ -79,40 +99,62 @@ impl AmqpQueue {
         result.map_err(|source| self.failed(source))
     }
 
-    async fn connect(&self) -> Result<(Connection, Channel), Error> {
-        self.within(async {
-            let properties = ConnectionProperties::default().with_connection_name("trigger-dispatcher".into());
-            let connection = Connection::connect(self.address.expose(), properties).await?;
-            let channel = connection.create_channel().await?;
-            channel.confirm_select(ConfirmSelectOptions::default()).await?;
-            Ok((connection, channel))
-        })
-        .await
-    }
-
-    /// Publishes tasks and waits for all their confirms.
-    async fn publish(&self, channel: &Channel, tasks: &[Task], publication: &Publication) -> Result<(), Error> {
-        let confirms = self
-            .within(async {
-                let mut waiting = Vec::with_capacity(tasks.len());
-                for task in tasks {
-                    let body = Encoder::body(task);
-                    let properties = self.properties(task, publication);
-                    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-                    let queue = ShortString::from(self.queue.as_str());
-                    waiting.push(channel.basic_publish("".into(), queue, options, body.as_bytes(), properties).await?);
-                }
-                join_all(waiting).await.into_iter().collect::<Result<Vec<_>, _>>()
-            })
-            .await?;
-        for confirm in confirms {
-            match confirm {
-                Confirmation::Ack(None) => {}
-                Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)) => return Err(Error::NoQueue(self.queue.clone())),
-                Confirmation::Nack(None) | Confirmation::NotRequested => return Err(Error::Refused(self.queue.clone())),
-            }
+    /// Publishes what is not confirmed yet, and waits for all confirms.
+    async fn publish(&mut self, channel: &Channel, publication: &Publication) -> Result<(), Error> {
+        // Of an attempt that RabbitMQ had blocked.
+        self.settle().await?;
+        let left: Vec<_> = publication.tasks.iter().filter(|task| !self.under_way.confirmed.contains(&task.trigger_id)).collect();
+        for chunk in left.chunks(CHUNK) {
+            self.under_way.waiting = self.within(self.send(channel, chunk, publication)).await?;
+            self.settle().await?;
         }
         Ok(())
+    }
+
+    async fn send(
+        &self,
+        channel: &Channel,
+        tasks: &[&Task],
+        publication: &Publication,
+    ) -> Result<Vec<(Uuid, PublisherConfirm)>, lapin::Error> {
+        let mut sent = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            let body = Encoder::body(task);
+            let properties = self.properties(task, publication);
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let queue = ShortString::from(self.queue.as_str());
+            let confirm = channel.basic_publish("".into(), queue, options, body.as_bytes(), properties).await?;
+            sent.push((task.trigger_id, confirm));
+        }
+        Ok(sent)
+    }
+
+    /// Waits for the confirms of what was sent, and remembers each, also where others fail.
+    async fn settle(&mut self) -> Result<(), Error> {
+        let mut deadline = pin!(tokio::time::sleep(TIMEOUT));
+        let mut result = Ok(());
+        for (task, mut confirm) in std::mem::take(&mut self.under_way.waiting) {
+            let answer = tokio::select! {
+                biased;
+                answer = &mut confirm => answer,
+                () = &mut deadline => {
+                    self.under_way.waiting.push((task, confirm));
+                    result = result.and(Err(Error::TimedOut(self.address.redacted.clone())));
+                    continue;
+                }
+            };
+            let answer = match answer.map_err(|source| self.failed(source)) {
+                Ok(Confirmation::Ack(None)) => {
+                    self.under_way.confirmed.insert(task);
+                    Ok(())
+                }
+                Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) => Err(Error::NoQueue(self.queue.clone())),
+                Ok(Confirmation::Nack(None) | Confirmation::NotRequested) => Err(Error::Refused(self.queue.clone())),
+                Err(error) => Err(error),
+            };
+            result = result.and(answer);
+        }
+        result
     }
 
     fn properties(&self, task: &Task, publication: &Publication) -> BasicProperties {
@@ -138,16 +180,32 @@ impl TaskQueue for AmqpQueue {
         if publication.tasks.is_empty() {
             return Ok(());
         }
-        // Whatever goes wrong, the next attempt starts with a new connection: confirms belong to the old one.
-        let (connection, channel) = match self.connection.take() {
-            Some(open) => open,
-            None => self.connect().await?,
-        };
-        for chunk in publication.tasks.chunks(CHUNK) {
-            self.publish(&channel, chunk, publication).await?;
+        if self.under_way.publication != publication.id {
+            self.under_way = UnderWay { publication: publication.id, ..UnderWay::default() };
         }
-        self.connection = Some((connection, channel));
-        Ok(())
+        let link = match self.link.take() {
+            Some(link) => link,
+            None => self.within(Link::connect(self.address.expose())).await?,
+        };
+        let is_blocked = || link.connection.status().connected() && link.connection.status().blocked();
+        let result = if is_blocked() { None } else { Some(self.publish(&link.channel, publication).await) };
+        match result {
+            Some(Ok(())) => {
+                self.link = Some(link);
+                self.under_way = UnderWay::default();
+                Ok(())
+            }
+            Some(Err(error)) if !is_blocked() => {
+                // The next attempt starts with a new link: outstanding confirms belong to this one.
+                self.under_way.waiting.clear();
+                Err(error)
+            }
+            Some(Err(_)) | None => {
+                // This link is kept: the next one would be blocked too. What was sent on it waits for its confirms still.
+                self.link = Some(link);
+                Err(Error::Blocked(self.address.redacted.clone()))
+            }
+        }
     }
 }
 

@@ -60,6 +60,19 @@ pub enum Queue {
     Memory(memory::MemoryQueue),
 }
 
+impl Queue {
+    /// Connects where that tells something before the first task: whether Redis may throw tasks away.
+    ///
+    /// # Errors
+    /// The broker does not answer or refuses. It need not: the first publication connects anew.
+    pub async fn prepare(&mut self) -> Result<(), QueueError> {
+        match self {
+            Self::Redis(queue) => Ok(queue.connect().await?),
+            Self::Amqp(_) | Self::Memory(_) => Ok(()),
+        }
+    }
+}
+
 /// What went wrong with the queue.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {

@@ -1,7 +1,9 @@
 //! Tasks into Redis lists, as kombu's Redis transport expects them. Does IO.
 //!
-//! Promise: one message per publication, whatever is retried. A script sets the publication's guard and pushes all
-//! its messages, or neither; so a repeated attempt after a lost reply finds the guard and pushes nothing.
+//! Promise: one message per publication, whatever is retried. A script pushes all messages of a publication and says so in
+//! its guard, or neither; so a repeated attempt after a lost reply finds the guard and pushes nothing.
+
+mod eviction;
 
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ use uuid::Uuid;
 use super::celery::{Encoder, redis_list};
 use super::{Publication, TaskQueue};
 use crate::config::{CeleryConfig, CertificateCheck, RedisAddress, RedisEndpoint};
+use crate::telemetry::Seldom;
 
 /// How long a connection may take to stand. The crate's default is 1 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,6 +51,8 @@ pub struct RedisLink {
     client: Client,
     address: String,
     connection: Option<MultiplexedConnection>,
+    /// Where tasks are kept, each new connection is asked whether they are safe.
+    keeps_tasks: Option<Seldom>,
 }
 
 impl RedisLink {
@@ -58,7 +63,11 @@ impl RedisLink {
     pub fn new(address: &RedisAddress) -> Result<Self, Error> {
         let redacted = address.redacted();
         let client = client(address, &redacted)?;
-        Ok(Self { client, address: redacted, connection: None })
+        Ok(Self { client, address: redacted, connection: None, keeps_tasks: None })
+    }
+
+    fn that_keeps_tasks(self) -> Self {
+        Self { keeps_tasks: Some(Seldom::default()), ..self }
     }
 
     /// Runs a command on the connection. Every error leaves the outcome open and drops the connection.
@@ -72,16 +81,22 @@ impl RedisLink {
         let failed = |source| Error::Redis { address: self.address.clone(), source };
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(CONNECT_TIMEOUT))
-                    .set_response_timeout(Some(RESPONSE_TIMEOUT));
-                self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(failed)?
-            }
+            None => self.connect().await.map_err(failed)?,
         };
         let result = command(&mut connection).await.map_err(failed)?;
         self.connection = Some(connection);
         Ok(result)
+    }
+
+    async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(RESPONSE_TIMEOUT));
+        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        if let Some(seldom) = &self.keeps_tasks {
+            eviction::look(&mut connection, &self.address, seldom).await?;
+        }
+        Ok(connection)
     }
 }
 
@@ -139,7 +154,7 @@ impl RedisQueue {
     /// See [`RedisLink::new`].
     pub fn new(address: &RedisAddress, config: &CeleryConfig, lease: Duration) -> Result<Self, Error> {
         Ok(Self {
-            link: RedisLink::new(address)?,
+            link: RedisLink::new(address)?.that_keeps_tasks(),
             encoder: Encoder::new(config),
             list: redis_list(config),
             guard_prefix: format!("{}trigger-dispatcher:published:", config.global_keyprefix),
@@ -150,6 +165,14 @@ impl RedisQueue {
 
     fn messages(&self, publication: &Publication) -> Vec<String> {
         publication.tasks.iter().map(|task| self.encoder.redis_message(task, publication.expires)).collect()
+    }
+
+    /// Connects, so that what is wrong with Redis is told before the first task.
+    ///
+    /// # Errors
+    /// Redis does not answer or refuses.
+    pub async fn connect(&mut self) -> Result<(), Error> {
+        self.link.run(async |_| Ok(())).await
     }
 
     /// The key that tells that a publication has happened.

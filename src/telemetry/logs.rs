@@ -18,7 +18,7 @@ const LISTS: [&str; 2] = ["tickers", "matched_tickers"];
 
 /// Starts logging for the rest of the process.
 pub fn start(config: &ProcessConfig) {
-    let filter = EnvFilter::try_new(&config.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(filter(&config.log_level)).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stdout);
     let result = match config.log_format {
         LogFormat::Json => builder.event_format(JsonLines).try_init(),
@@ -27,6 +27,12 @@ pub fn start(config: &ProcessConfig) {
     if let Err(error) = result {
         tracing::warn!(event = "logs_started_twice", %error);
     }
+}
+
+/// lapin logs each failure on its way to us, and each message that comes back with all that is in it. What it says is in our
+/// own line, once a minute; so it is heard only by whoever asks for it.
+fn filter(level: &str) -> String {
+    if level.contains("lapin") { level.to_owned() } else { format!("{level},lapin=off") }
 }
 
 struct JsonLines;
@@ -110,6 +116,16 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    #[test]
+    fn lapin_is_heard_by_whoever_asks_for_it() {
+        assert_eq!(filter("info"), "info,lapin=off");
+        assert_eq!(filter("warn,trigger_dispatcher=debug"), "warn,trigger_dispatcher=debug,lapin=off");
+        assert_eq!(filter("info,lapin=debug"), "info,lapin=debug");
+        for level in ["error", "info,trigger_dispatcher=debug"] {
+            assert!(EnvFilter::try_new(filter(level)).unwrap().to_string().contains("lapin=off"));
         }
     }
 

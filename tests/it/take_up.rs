@@ -1,4 +1,5 @@
-//! Publications that nobody confirmed: taken up once, after their patience, and only while their slots are still theirs.
+//! What only PostgreSQL can show of the sweepers: that they race, and that all leases of a slot agree. What every store
+//! promises them is in `conformance::sweeps`.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -60,10 +61,6 @@ impl World {
              update dispatcher.triggers set claimed_at = claimed_at - interval '{seconds} s', leased_until = leased_until - interval '{seconds} s'"
         );
         self.database.client.batch_execute(&sql).await.unwrap();
-    }
-
-    async fn lapsed(&self) -> i64 {
-        self.database.number("select count(*) from dispatcher.publications where lapsed_at is not null").await
     }
 }
 
@@ -131,32 +128,6 @@ async fn an_unconfirmed_publication_is_taken_up_after_the_patience_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sweeper_that_dies_leaves_the_publication_to_the_next() {
-    let mut world = World::create().await;
-    let (publication, _) = world.publish(&pipelines(1)).await;
-    world.age(11).await;
-    assert_eq!(world.take_up().await.len(), 1);
-    assert_eq!(world.take_up().await, [], "taken up a moment ago");
-    world.age(11).await;
-    let again = world.take_up().await;
-    assert_eq!((again.len(), again[0].id, again[0].tasks.len()), (1, publication, 1));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_confirmed_publication_is_never_taken_up() {
-    let mut world = World::create().await;
-    let (flushed, _) = world.publish(&pipelines(1)).await;
-    world.claims.confirm(flushed);
-    world.claims.flush().await.unwrap();
-    let (with_next, _) = world.publish(&pipelines(1)).await;
-    world.claims.confirm(with_next);
-    let (unconfirmed, _) = world.publish(&pipelines(1)).await;
-    world.age(100_000).await;
-    let found: Vec<_> = world.take_up().await.iter().map(|found| found.id).collect();
-    assert_eq!(found, [unconfirmed]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_confirmation_outlives_a_batch_that_is_fenced() {
     let mut world = World::create().await;
     let (publication, _) = world.publish(&pipelines(1)).await;
@@ -168,64 +139,6 @@ async fn a_confirmation_outlives_a_batch_that_is_fenced() {
     }
     world.age(11).await;
     assert_eq!(world.take_up().await, []);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_slot_that_has_passed_on_is_left_alone_and_the_publication_lapses() {
-    let mut world = World::create().await;
-    let slot = pipelines(1);
-    let (old, _) = world.publish(&slot).await;
-    // Nobody published it before its lease ran out, and a newer signal has the slot.
-    world.age(901).await;
-    let (new, won) = world.publish(&slot).await;
-    assert_eq!(won, 1);
-    let holder = "select trigger_id, leased_until::text from dispatcher.slots";
-    let before: (Uuid, String) =
-        world.database.rows(holder, &[]).await.iter().map(|row| (row.get(0), row.get(1))).next().unwrap();
-
-    let found = world.take_up().await;
-    assert_eq!(found.len(), 1);
-    assert_eq!((found[0].id, found[0].tasks.len()), (old, 0), "there is nothing to publish");
-    let after: (Uuid, String) = world.database.rows(holder, &[]).await.iter().map(|row| (row.get(0), row.get(1))).next().unwrap();
-    assert_eq!(after, before);
-    assert_eq!(world.lapsed().await, 1);
-
-    // It is given up for good; the newer one is not.
-    world.age(11).await;
-    let found: Vec<_> = world.take_up().await.iter().map(|found| (found.id, found.tasks.len())).collect();
-    assert_eq!(found, [(new, 1)]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_left_of_a_publication_is_taken_up() {
-    let mut world = World::create().await;
-    let slots = pipelines(3);
-    let (old, _) = world.publish(&slots).await;
-    world.age(901).await;
-    let (new, won) = world.publish(&slots[1..2]).await;
-    assert_eq!(won, 1);
-    world.claims.confirm(new);
-    world.claims.flush().await.unwrap();
-    let found = world.take_up().await;
-    assert_eq!(found.len(), 1);
-    let left: Vec<_> = found[0].tasks.iter().map(|task| task.trigger_id).collect();
-    assert_eq!((found[0].id, left), (old, [slots[0], slots[2]].map(|slot| trigger_id(slot, "", "signal 0 0")).to_vec()));
-    assert_eq!(world.lapsed().await, 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_trigger_that_is_given_up_keeps_its_slot_until_its_lease_ends() {
-    let mut world = World::create().await;
-    let slot = pipelines(1);
-    world.publish(&slot).await;
-    let connection = world.store.connect().await.unwrap();
-    let seen = [(trigger_id(slot[0], "", "signal 0 0"), 1)];
-    // Its last task may wait in a long queue, and workers may start it until it expires.
-    assert_eq!(retry(&connection, &seen, LEASE, 1).await.unwrap().failed, [seen[0].0]);
-    assert_eq!(world.publish(&slot).await.1, 0);
-    assert!(retry(&connection, &seen, LEASE, 1).await.unwrap().failed.is_empty(), "it is given up once");
-    world.age(901).await;
-    assert_eq!(world.publish(&slot).await.1, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

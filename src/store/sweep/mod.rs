@@ -34,6 +34,10 @@ const RETRY_EVERY: u32 = 5;
 /// A publication is left to its own instance for this long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Rounds without a failure after which a trouble is over: a publication that failed is tried again only after its patience,
+/// and the rounds between say nothing about the broker.
+const CALM_ROUNDS: u32 = 10;
+
 /// What went wrong in a sweep.
 #[derive(Debug, thiserror::Error)]
 pub enum SweepError {
@@ -79,14 +83,18 @@ impl Sweeper {
     /// Never: what fails is tried again.
     pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut backoff = Backoff::new("sweep_failed");
+        let mut calm = 0_u32;
         while !stop.is_cancelled() {
             let pause = match self.sweep().await {
                 Ok(()) => {
-                    backoff.recovered();
+                    calm = calm.saturating_add(1);
+                    if calm == CALM_ROUNDS {
+                        backoff.recovered();
+                    }
                     INTERVAL
                 }
                 Err(error) => {
-                    self.connection = None;
+                    calm = 0;
                     backoff.failed(&error).max(INTERVAL)
                 }
             };
@@ -96,25 +104,25 @@ impl Sweeper {
         Ok(())
     }
 
-    /// One round.
+    /// One round. A broker that is down keeps no slot from being released, and a result backend no task from being published.
     ///
     /// # Errors
-    /// The store, the broker or the result backend does not answer; the next round begins anew.
+    /// The store, the broker or the result backend does not answer; the first of these errors. The next round begins anew.
     pub async fn sweep(&mut self) -> Result<(), SweepError> {
         let connection = match self.connection.take().filter(|connection| !connection.is_closed()) {
             Some(connection) => connection,
             None => self.database.connect().await?,
         };
-        self.publish_unpublished(&connection).await?;
-        if let Some(results) = &mut self.results {
-            self.finished.release(&connection, results).await?;
-        }
-        if self.rounds.is_multiple_of(RETRY_EVERY) {
-            self.retry_unstarted(&connection).await?;
-        }
+        let published = unless_of_the_store(self.publish_unpublished(&connection).await)?;
+        let released = match &mut self.results {
+            Some(results) => unless_of_the_store(self.finished.release(&connection, results).await)?,
+            None => Ok(()),
+        };
+        let is_turn = self.rounds.is_multiple_of(RETRY_EVERY);
+        let retried = if is_turn { unless_of_the_store(self.retry_unstarted(&connection).await)? } else { Ok(()) };
         self.rounds = self.rounds.wrapping_add(1);
         self.connection = Some(connection);
-        Ok(())
+        published.and(released).and(retried)
     }
 
     async fn publish_unpublished(&mut self, connection: &Connection) -> Result<(), SweepError> {
@@ -179,5 +187,13 @@ impl Sweeper {
             WorkerGuard::No => false,
             WorkerGuard::Auto => !connection.query("select from dispatcher.starts limit 1", &[]).await?.is_empty(),
         })
+    }
+}
+
+/// An error of the store ends the round, for its connection is of no use any more; others leave the rest of it.
+fn unless_of_the_store(result: Result<(), SweepError>) -> Result<Result<(), SweepError>, SweepError> {
+    match result {
+        Err(error @ SweepError::Store(_)) => Err(error),
+        other => Ok(other),
     }
 }

@@ -2,4 +2,5 @@
 
 mod claims;
 mod source;
+mod sweeps;
 mod task_queue;

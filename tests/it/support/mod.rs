@@ -7,12 +7,15 @@ pub(crate) mod dispatcher;
 pub(crate) mod drill;
 pub(crate) mod gate;
 pub(crate) mod names;
+pub(crate) mod private_rabbitmq;
+pub(crate) mod private_redis;
 pub(crate) mod proxy;
 pub(crate) mod queue;
 pub(crate) mod rights;
 pub(crate) mod scene;
 pub(crate) mod settings;
 pub(crate) mod topic;
+pub(crate) mod wire;
 pub(crate) mod worker;
 
 use std::time::{Duration, Instant};

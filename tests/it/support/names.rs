@@ -11,6 +11,11 @@ use super::dispatcher::Setting;
 
 pub(crate) struct Names(NamedTempFile);
 
+/// An address as it is written.
+pub(crate) fn address(text: &str) -> Ipv4Addr {
+    text.parse().unwrap()
+}
+
 impl Names {
     /// Lets what `setting` starts from now on know `name`, at `address`.
     pub(crate) fn give(setting: &mut Setting, name: &str, address: Ipv4Addr) -> Self {

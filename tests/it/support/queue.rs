@@ -44,7 +44,12 @@ impl SentTask {
 
 impl TestQueue {
     pub(crate) fn new(list: &str) -> Self {
-        let connection = redis::Client::open(service("TEST_REDIS_URL")).unwrap().get_connection().unwrap();
+        Self::at(&service("TEST_REDIS_URL"), list)
+    }
+
+    /// In a Redis of the test's own.
+    pub(crate) fn at(url: &str, list: &str) -> Self {
+        let connection = redis::Client::open(url).unwrap().get_connection().unwrap();
         Self { connection, list: list.to_owned() }
     }
 
