@@ -126,11 +126,8 @@ impl Lag {
     /// How long after a moment the lag was at most so much, in microseconds.
     pub(super) fn back_to(&self, most: i64, since: i64) -> Option<i64> {
         let end = self.decided.last()?.0;
-        (0..)
-            .map(|step| since + step * STEP)
-            .take_while(|at| *at <= end + STEP)
-            .find(|at| self.at(*at) <= most)
-            .map(|at| at - since)
+        let steps = (end + STEP - since) / STEP;
+        (0..=steps).map(|step| step * STEP).find(|after| self.at(since + after) <= most)
     }
 }
 
