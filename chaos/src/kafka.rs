@@ -64,6 +64,16 @@ impl Topics {
         config
     }
 
+    /// Frees the disk of a run that is over.
+    pub(crate) fn delete(&self) -> anyhow::Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create()?;
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
+        for result in block_on(admin.delete_topics(&[&self.signals, &self.dead_letters], &options))? {
+            result.map_err(|(name, code)| anyhow::anyhow!("Kafka does not delete the topic {name}: {code}"))?;
+        }
+        Ok(())
+    }
+
     /// Reads without joining the group.
     pub(crate) fn reader(&self) -> anyhow::Result<BaseConsumer> {
         let mut config = self.client();

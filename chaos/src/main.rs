@@ -9,6 +9,7 @@ mod calibrate;
 mod check;
 mod clock;
 mod dice;
+mod drills;
 mod evidence;
 mod faults;
 mod instances;
@@ -47,6 +48,9 @@ fn main() -> ExitCode {
         }
     };
     let held = clock::stop_on_signals().and_then(|()| {
+        if let Some(drill) = options.drill {
+            return drills::run(drill, &options);
+        }
         if options.calibrate { calibrate::run(&options) } else { run::run(&Plan::new(&options)).map(|verdict| verdict.held()) }
     });
     match held {

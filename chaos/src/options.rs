@@ -1,5 +1,7 @@
 //! What is asked for on the command line.
 
+use crate::drills::Drill;
+
 /// The kinds of fault that `--faults` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Dependency {
@@ -19,7 +21,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
     /// Signals to send; more come if the faults take longer.
-    #[arg(long, default_value_t = 5_000)]
+    #[arg(long, default_value_t = 5_000, default_value_ifs = Drill::SIGNALS)]
     pub(crate) signals: u64,
     /// Instances that are killed with -9 at random.
     #[arg(long, default_value_t = 5)]
@@ -45,4 +47,7 @@ pub(crate) struct Options {
     /// With --calibrate: only this bug.
     #[arg(long, requires = "calibrate")]
     pub(crate) bug: Option<String>,
+    /// One fault at full load instead, with bounds that must hold.
+    #[arg(long, value_enum, conflicts_with_all = ["ci", "calibrate", "kills", "points", "zombies", "faults", "times"])]
+    pub(crate) drill: Option<Drill>,
 }

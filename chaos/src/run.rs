@@ -55,7 +55,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Findings> {
     Ok(findings)
 }
 
-fn execute(plan: &Plan) -> anyhow::Result<Witnesses> {
+pub(crate) fn execute(plan: &Plan) -> anyhow::Result<Witnesses> {
     let services = Services::from_environment()?;
     let name = format!("chaos_{}_{}", plan.seed, clock::unix_ms());
     let evidence = Arc::new(Evidence::create(&plan.name)?);

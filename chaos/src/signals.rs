@@ -93,7 +93,7 @@ pub(crate) fn ticker_name(ticker: u64) -> String {
 }
 
 /// Records that no decoder should take.
-fn bad(kind: u64) -> Option<Vec<u8>> {
+pub(crate) fn bad(kind: u64) -> Option<Vec<u8>> {
     let good = r#"{"signal_id":"x","tickers":[{"ticker":"T001"}]}"#;
     let with = |fields: &str| format!(r#"{{"signal_id":"x",{fields}}}"#).into_bytes();
     let repeated = |text: &str, times: usize| text.repeat(times);

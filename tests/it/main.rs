@@ -23,6 +23,7 @@ mod redis_queue;
 mod rules;
 mod shutdown;
 mod signals;
+mod slow_claim;
 mod statuses;
 mod support;
 mod take_up;

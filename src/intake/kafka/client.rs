@@ -38,7 +38,10 @@ pub(super) fn consumer(kafka: &KafkaConfig, seldom: &Arc<Seldom>) -> Result<Base
     config
         .set("fetch.queue.backoff.ms", "5")
         .set("fetch.error.backoff.ms", "50")
-        .set("queued.max.messages.kbytes", "65536")
+        // librdkafka counts payloads only, and a small record costs it several times its payload; and a fetched response comes
+        // on top, which a compressed topic blows up. With its defaults a backlog took 500 MB.
+        .set("queued.max.messages.kbytes", "16384")
+        .set("fetch.message.max.bytes", "262144")
         .set("topic.metadata.refresh.interval.ms", "30000")
         .set("reconnect.backoff.max.ms", "2000")
         .set("check.crcs", "true");
