@@ -34,11 +34,14 @@ kafka_prepare() {
 kafka_choose_ports() {
   choose_port kafka
   choose_port kafka_controller
+  choose_port kafka_proxied
+  choose_port kafka_proxy
 }
 
 kafka_start() {
   local data=$SERVICES_DIR/data/kafka config=$SERVICES_DIR/kafka.properties
   sed -e "s|@PORT@|${PORT[kafka]}|g" -e "s|@CONTROLLER_PORT@|${PORT[kafka_controller]}|g" -e "s|@DATA@|$data|g" \
+    -e "s|@PROXIED_PORT@|${PORT[kafka_proxied]}|g" -e "s|@PROXY_PORT@|${PORT[kafka_proxy]}|g" \
     "$SCRIPTS/kafka/server.properties" >"$config"
   if [[ ! -f $data/meta.properties ]]; then
     rm -rf "$data"
@@ -63,4 +66,12 @@ kafka_ready() {
   [[ ${#answer} == 24 && ${answer:16} != 00000000 ]]
 }
 
-kafka_env() { export_line TEST_KAFKA "127.0.0.1:${PORT[kafka]}"; }
+# TEST_KAFKA_PROXY is where clients of a proxy find it and where Kafka sends them back to, TEST_KAFKA_PROXIED what the proxy
+# stands before. Nothing listens on the first by itself.
+kafka_env() {
+  export_line TEST_KAFKA "127.0.0.1:${PORT[kafka]}"
+  # A Kafka that an older checkout has brought up has no such listener.
+  [[ -n ${PORT[kafka_proxied]:-} ]] || return 0
+  export_line TEST_KAFKA_PROXIED "127.0.0.1:${PORT[kafka_proxied]}"
+  export_line TEST_KAFKA_PROXY "127.0.0.1:${PORT[kafka_proxy]}"
+}

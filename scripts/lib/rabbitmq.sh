@@ -34,22 +34,39 @@ CONF
   is_alive epmd || launch epmd epmd -address 127.0.0.1 -port "${PORT[epmd]}"
 
   # RUNNING_UNDER_SYSTEMD: no shell in between, so that the pid is the server's.
-  launch rabbitmq env \
-    HOME="$home" \
+  rabbitmq_environment
+  launch rabbitmq env "${RABBITMQ_ENVIRONMENT[@]}" \
     ERL_CRASH_DUMP="$home/erl_crash.dump" \
-    ERL_EPMD_ADDRESS=127.0.0.1 \
-    ERL_EPMD_PORT="${PORT[epmd]}" \
-    RABBITMQ_CONF_ENV_FILE="$home/environment.conf" \
     RABBITMQ_CONFIG_FILE="$home/rabbitmq.conf" \
     RABBITMQ_ADVANCED_CONFIG_FILE="$home/advanced.config" \
     RABBITMQ_ENABLED_PLUGINS_FILE="$home/enabled_plugins" \
-    RABBITMQ_NODENAME="trigger-dispatcher-$CHECKOUT_KEY@localhost" \
     RABBITMQ_DIST_PORT="${PORT[rabbitmq_distribution]}" \
     RABBITMQ_MNESIA_BASE="$home/mnesia" \
     RABBITMQ_LOG_BASE="$home" \
     RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}' \
     RUNNING_UNDER_SYSTEMD=true \
     "$RABBITMQ_SERVER"
+}
+
+# What the server and its command line must have in common to find each other.
+rabbitmq_environment() {
+  local home=$SERVICES_DIR/data/rabbitmq
+  RABBITMQ_ENVIRONMENT=(
+    HOME="$home"
+    ERL_EPMD_ADDRESS=127.0.0.1
+    ERL_EPMD_PORT="${PORT[epmd]}"
+    RABBITMQ_CONF_ENV_FILE="$home/environment.conf"
+    RABBITMQ_NODENAME="trigger-dispatcher-$CHECKOUT_KEY@localhost"
+  )
+}
+
+# The memory alarm: connections that publish are held up, those that only consume are not. Forgotten at a restart.
+rabbitmq_block() { rabbitmq_control set_vm_memory_high_watermark 0.00001; }
+rabbitmq_unblock() { rabbitmq_control set_vm_memory_high_watermark 0.4; }
+
+rabbitmq_control() {
+  rabbitmq_environment
+  env "${RABBITMQ_ENVIRONMENT[@]}" "${RABBITMQ_SERVER%/*}/rabbitmqctl" --quiet "$@" </dev/null || die "rabbitmqctl $1 failed"
 }
 
 # The protocol header of AMQP 0-9-1; a server that is ready answers with a method frame (type 1) on channel 0.

@@ -5,6 +5,7 @@
 
 mod claims;
 mod logs;
+mod reasons;
 mod records;
 mod tasks;
 mod world;
@@ -79,6 +80,9 @@ pub(crate) fn check(witnesses: &Witnesses) -> anyhow::Result<Findings> {
     }
     for point in crate::report::missed(witnesses) {
         findings.violated("coverage", format!("no process died at {point}: the run proves nothing about it"));
+    }
+    for survivor in witnesses.watched.survivors.iter().filter(|survivor| survivor.end.has_grown_since(survivor.start)) {
+        findings.violated("I8", format!("an instance holds more than soon after its start: {survivor}"));
     }
     if witnesses.watched.resident > MAX_RESIDENT_MB {
         findings.violated("I8", format!("an instance took {:.0} MB", witnesses.watched.resident));
