@@ -40,6 +40,7 @@ impl Dependency {
 /// Kills the trigger-dispatcher program and its services, then checks from outside that the promises held.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "scripts/chaos")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own on the command line")]
 pub(crate) struct Options {
     /// The same seed makes the same signals and the same schedule of faults.
     #[arg(long, default_value_t = 1)]

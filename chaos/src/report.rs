@@ -16,10 +16,12 @@ const SHOWN: usize = 4;
 
 pub(crate) fn print(witnesses: &Witnesses, findings: &Findings) -> anyhow::Result<()> {
     let verdict = verdict(witnesses, findings);
-    let mut text = format!("{}\n{verdict}", details(witnesses, findings));
+    let mut lines = details(witnesses, findings);
+    lines.push(verdict.clone());
     if !findings.held() {
-        text += &format!("\nevidence: {}   database: {}", witnesses.evidence.folder().display(), witnesses.platform.name);
+        lines.push(format!("evidence: {}   database: {}", witnesses.evidence.folder().display(), witnesses.platform.name));
     }
+    let text = lines.join("\n");
     std::fs::write(witnesses.evidence.folder().join("report.txt"), &text)?;
     println!("{text}");
     // For scripts/chaos, which repeats the verdicts of all runs at its end.
@@ -49,7 +51,7 @@ fn verdict(witnesses: &Witnesses, findings: &Findings) -> String {
     )
 }
 
-fn details(witnesses: &Witnesses, findings: &Findings) -> String {
+fn details(witnesses: &Witnesses, findings: &Findings) -> Vec<String> {
     let hits = witnesses.evidence.hits();
     let mut lines = Vec::new();
     for (fault, count) in &hits {
@@ -78,7 +80,7 @@ fn details(witnesses: &Witnesses, findings: &Findings) -> String {
         let of = findings.violations.iter().filter(|violation| violation.invariant == invariant);
         lines.extend(of.take(SHOWN).map(|violation| format!("    {}", violation.text)));
     }
-    lines.join("\n")
+    lines
 }
 
 /// Points that the plan has and that no process died at.
