@@ -149,6 +149,9 @@ fn variables(
         ("KAFKA_CONSUMER_GROUP", topics.group.clone()),
         ("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "3000".to_owned()),
         ("KAFKA_CONFIG_HEARTBEAT_INTERVAL_MS", "500".to_owned()),
+        // Also how long the group waits for a member that neither joins again nor is taken for dead. A Kafka that was killed while
+        // the group changed may remember such members: by default the group then stands still for 5 min.
+        ("KAFKA_CONFIG_MAX_POLL_INTERVAL_MS", "20000".to_owned()),
         ("CELERY_BROKER_URL", services.broker.behind(proxies.broker.port)?),
         ("CELERY_TASK_QUEUE", topics.signals.clone()),
         ("TRIGGER_LEASE_SECONDS", "60".to_owned()),

@@ -12,6 +12,7 @@ mod world;
 
 use std::collections::BTreeMap;
 
+use crate::resources::Survivor;
 use crate::run::Witnesses;
 
 use self::world::World;
@@ -81,7 +82,8 @@ pub(crate) fn check(witnesses: &Witnesses) -> anyhow::Result<Findings> {
     for point in crate::report::missed(witnesses) {
         findings.violated("coverage", format!("no process died at {point}: the run proves nothing about it"));
     }
-    for survivor in witnesses.watched.survivors.iter().filter(|survivor| survivor.end.has_grown_since(survivor.start)) {
+    let grown = |survivor: &&Survivor| survivor.end.has_grown_since(survivor.start, witnesses.plan.arm);
+    for survivor in witnesses.watched.survivors.iter().filter(grown) {
         findings.violated("I8", format!("an instance holds more than soon after its start: {survivor}"));
     }
     if witnesses.watched.resident > MAX_RESIDENT_MB {
