@@ -1,6 +1,6 @@
-//! Crashes at named points, and bugs on purpose: only in builds with the feature `chaos`, for `scripts/chaos`.
+//! Crashes at named points, wrong clocks, and bugs on purpose: only in builds with the feature `chaos`, for `scripts/chaos`.
 //!
-//! In every other build both functions are constants that the compiler removes.
+//! In every other build these functions are constants that the compiler removes.
 
 /// The points at which a process can be told to die (`CHAOS_CRASH=<point>:<n>`: at its n-th passing).
 pub const POINTS: [&str; 20] = [
@@ -73,6 +73,8 @@ mod armed {
         let (point, count) = value.split_once(':')?;
         Some((point.to_owned(), count.parse().ok()?))
     });
+    static CLOCK_OFFSET_MS: LazyLock<i64> =
+        LazyLock::new(|| std::env::var("CHAOS_CLOCK_OFFSET_MS").ok().and_then(|value| value.parse().ok()).unwrap_or(0));
     static PASSED: LazyLock<Mutex<HashMap<&'static str, u64>>> = LazyLock::new(Mutex::default);
     static BUG: LazyLock<Option<Bug>> = LazyLock::new(|| {
         let value = std::env::var("CHAOS_BUG").ok()?;
@@ -96,6 +98,11 @@ mod armed {
         }
     }
 
+    /// How wrong the wall clock is (`CHAOS_CLOCK_OFFSET_MS`).
+    pub(crate) fn clock_offset_ms() -> i64 {
+        *CLOCK_OFFSET_MS
+    }
+
     /// Whether the bug is planted.
     pub(crate) fn bug(bug: Bug) -> bool {
         *BUG == Some(bug)
@@ -103,12 +110,19 @@ mod armed {
 }
 
 #[cfg(feature = "chaos")]
-pub(crate) use armed::{bug, point};
+pub(crate) use armed::{bug, clock_offset_ms, point};
 
 /// Does nothing.
 #[cfg(not(feature = "chaos"))]
 #[inline]
 pub(crate) fn point(_name: &'static str) {}
+
+/// The wall clock is as it is.
+#[cfg(not(feature = "chaos"))]
+#[inline]
+pub(crate) fn clock_offset_ms() -> i64 {
+    0
+}
 
 /// Never.
 #[cfg(not(feature = "chaos"))]

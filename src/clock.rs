@@ -11,5 +11,5 @@ pub fn now() -> Instant {
 /// The wall clock, in milliseconds since 1970; only for the age of records and for logs, never for a claim.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
 pub fn unix_ms() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
+    jiff::Timestamp::now().as_millisecond() + crate::chaos::clock_offset_ms()
 }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use trigger_dispatcher::chaos::Bug;
 
 use crate::check::Findings;
-use crate::options::{Dependency, Options};
+use crate::options::{Arm, Dependency, Options};
 use crate::plan::{Fault, Plan, Step};
 use crate::run;
 
@@ -50,6 +50,7 @@ fn schedule(bug: Bug, seed: u64) -> Plan {
     let step = |fault: Fault, rest: u64| Step { fault, rest: Duration::from_millis(rest) };
     let plan = Plan {
         name: String::new(),
+        arm: Arm::Redis,
         seed,
         signals: 3_000,
         before: 0,

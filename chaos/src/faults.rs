@@ -21,18 +21,30 @@ const PASSING: Duration = Duration::from_secs(40);
 pub(crate) struct Targets<'a> {
     pub(crate) instances: &'a Instances,
     pub(crate) services: &'a Services,
-    pub(crate) postgres: &'a Proxy,
-    pub(crate) redis: &'a Proxy,
+    pub(crate) proxies: &'a Proxies,
     pub(crate) worker: &'a Worker,
     pub(crate) evidence: &'a Arc<Evidence>,
 }
 
-impl Dependency {
-    fn service(self) -> &'static str {
-        match self {
-            Self::Kafka => "kafka",
-            Self::Postgres => "postgres",
-            Self::Redis => "redis",
+/// What stands between the dispatchers and each service.
+pub(crate) struct Proxies {
+    pub(crate) kafka: Proxy,
+    pub(crate) postgres: Proxy,
+    pub(crate) broker: Proxy,
+}
+
+impl Proxies {
+    fn before(&self, dependency: Dependency) -> &Proxy {
+        match dependency {
+            Dependency::Kafka => &self.kafka,
+            Dependency::Postgres => &self.postgres,
+            Dependency::Redis | Dependency::Rabbitmq => &self.broker,
+        }
+    }
+
+    pub(crate) fn heal(&self) {
+        for proxy in [&self.kafka, &self.postgres, &self.broker] {
+            proxy.set(Mode::Pass);
         }
     }
 }
@@ -87,6 +99,13 @@ impl Targets<'_> {
                 paused?;
                 hit(&format!("{} stopped", dependency.service()));
             }
+            Fault::Alarm(dependency, time) => {
+                self.services.tell("block", dependency.service())?;
+                let paused = clock::pause(*time);
+                self.services.tell("unblock", dependency.service())?;
+                paused?;
+                hit(&format!("{} memory alarm", dependency.service()));
+            }
             Fault::Slow(dependency, reply, time) => self.wire(*dependency, Mode::Slow(*reply), *time, "slow")?,
             Fault::BlackHole(dependency, time) => self.wire(*dependency, Mode::BlackHole, *time, "black hole")?,
             Fault::Closed(dependency, time) => self.wire(*dependency, Mode::Closed, *time, "closed")?,
@@ -96,16 +115,8 @@ impl Targets<'_> {
         Ok(())
     }
 
-    fn proxy(&self, dependency: Dependency) -> anyhow::Result<&Proxy> {
-        match dependency {
-            Dependency::Postgres => Ok(self.postgres),
-            Dependency::Redis => Ok(self.redis),
-            Dependency::Kafka => anyhow::bail!("there is no proxy before Kafka"),
-        }
-    }
-
     fn wire(&self, dependency: Dependency, mode: Mode, time: Duration, name: &str) -> anyhow::Result<()> {
-        let proxy = self.proxy(dependency)?;
+        let proxy = self.proxies.before(dependency);
         proxy.set(mode);
         let paused = clock::pause(time);
         proxy.set(Mode::Pass);
@@ -114,7 +125,7 @@ impl Targets<'_> {
     }
 
     fn replies(&self, dependency: Dependency, mode: Mode, times: u32, name: &str) -> anyhow::Result<()> {
-        let proxy = self.proxy(dependency)?;
+        let proxy = self.proxies.before(dependency);
         for _ in 0..times {
             let before = proxy.broken();
             // Again for the connections that were made since.

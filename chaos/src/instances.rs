@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -15,6 +15,8 @@ use crate::services::signal_process;
 
 /// Instances that run side by side.
 pub(crate) const INSTANCES: usize = 3;
+/// How much each one's wall clock is ahead of the true time. Nothing may depend on it.
+const CLOCKS_MS: [i64; INSTANCES] = [0, 420_000, -420_000];
 /// The signal that a crash point ends its process with.
 const ABORTED: i32 = 6;
 
@@ -24,7 +26,13 @@ pub(crate) struct Instances {
     program: PathBuf,
     variables: Vec<(String, String)>,
     evidence: Arc<Evidence>,
-    running: [Mutex<Option<Child>>; INSTANCES],
+    running: [Mutex<Option<Running>>; INSTANCES],
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    since: Instant,
 }
 
 impl Instances {
@@ -49,7 +57,7 @@ impl Instances {
     }
 
     /// Waits for whoever is busy with the instance. Only one fault at a time concerns an instance.
-    fn lock(&self, number: usize) -> MutexGuard<'_, Option<Child>> {
+    fn lock(&self, number: usize) -> MutexGuard<'_, Option<Running>> {
         self.running[number].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -61,16 +69,18 @@ impl Instances {
         let log = OpenOptions::new().create(true).append(true).open(path)?;
         let mut command = self.command("run");
         command.env("HOSTNAME", format!("instance-{number}"));
+        command.env("CHAOS_CLOCK_OFFSET_MS", CLOCKS_MS[number].to_string());
         if let Some(crash) = crash {
             command.env("CHAOS_CRASH", crash);
         }
-        *slot = Some(command.stderr(log.try_clone()?).stdout(log).spawn().context("cannot start an instance")?);
+        let child = command.stderr(log.try_clone()?).stdout(log).spawn().context("cannot start an instance")?;
+        *slot = Some(Running { child, since: clock::now() });
         Ok(())
     }
 
     /// SIGKILL, and waits until it is gone.
     pub(crate) fn kill(&self, number: usize) -> anyhow::Result<()> {
-        if let Some(mut child) = self.lock(number).take() {
+        if let Some(Running { mut child, .. }) = self.lock(number).take() {
             child.kill()?;
             child.wait()?;
             self.evidence.hit("kill -9");
@@ -86,7 +96,7 @@ impl Instances {
     /// SIGTERM, and waits for its end.
     pub(crate) fn stop(&self, number: usize) -> anyhow::Result<ExitStatus> {
         let mut slot = self.lock(number);
-        let mut child = slot.take().with_context(|| format!("instance {number} is down"))?;
+        let Running { mut child, .. } = slot.take().with_context(|| format!("instance {number} is down"))?;
         signal_process(child.id(), "TERM")?;
         match clock::wait_for(Duration::from_secs(60), || Ok(child.try_wait()?))? {
             Some(status) => Ok(status),
@@ -100,7 +110,7 @@ impl Instances {
 
     pub(crate) fn signal(&self, number: usize, signal: &str) -> anyhow::Result<()> {
         match &*self.lock(number) {
-            Some(child) => signal_process(child.id(), signal),
+            Some(running) => signal_process(running.child.id(), signal),
             None => anyhow::bail!("instance {number} is down"),
         }
     }
@@ -109,7 +119,7 @@ impl Instances {
     /// error: nothing that we do should end it.
     pub(crate) fn has_crashed(&self, number: usize) -> anyhow::Result<bool> {
         let mut slot = self.lock(number);
-        let Some(status) = slot.as_mut().map(Child::try_wait).transpose()?.flatten() else { return Ok(false) };
+        let Some(status) = slot.as_mut().map(|running| running.child.try_wait()).transpose()?.flatten() else { return Ok(false) };
         *slot = None;
         anyhow::ensure!(status.signal() == Some(ABORTED), "instance {number} ended by itself: {status}");
         Ok(true)
@@ -118,15 +128,17 @@ impl Instances {
     /// Fails if an instance has ended by itself.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         for number in 0..INSTANCES {
-            if let Some(status) = self.lock(number).as_mut().map(Child::try_wait).transpose()?.flatten() {
+            if let Some(status) = self.lock(number).as_mut().map(|running| running.child.try_wait()).transpose()?.flatten() {
                 anyhow::bail!("instance {number} ended by itself: {status}");
             }
         }
         Ok(())
     }
 
-    pub(crate) fn pids(&self) -> Vec<u32> {
-        (0..INSTANCES).filter_map(|number| self.lock(number).as_ref().map(Child::id)).collect()
+    /// The processes that run, with their age.
+    pub(crate) fn ages(&self) -> Vec<(u32, Duration)> {
+        let age = |running: &Running| (running.child.id(), running.since.elapsed());
+        (0..INSTANCES).filter_map(|number| self.lock(number).as_ref().map(age)).collect()
     }
 }
 

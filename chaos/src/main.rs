@@ -5,6 +5,8 @@
 //! PostgreSQL and its history, the topic, the dead letters, the group's offsets, the messages that workers got. The
 //! program is linked for the names of its crash points only, and never asked.
 
+mod amqp;
+mod broker;
 mod calibrate;
 mod check;
 mod clock;
@@ -21,8 +23,10 @@ mod platform;
 mod producer;
 mod proxy;
 mod report;
+mod resources;
 mod run;
 mod services;
+mod settle;
 mod signals;
 mod worker;
 
@@ -38,7 +42,7 @@ const USAGE: u8 = 64;
 
 #[expect(clippy::print_stderr, reason = "the one place that tells a person why the program ends")]
 fn main() -> ExitCode {
-    let options = match Options::try_parse() {
+    let options = match Options::try_parse().and_then(Options::possible) {
         Ok(options) => options,
         Err(error) => {
             let code = if error.use_stderr() { USAGE } else { 0 };

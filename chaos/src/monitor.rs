@@ -1,5 +1,6 @@
 //! Looks on while the run goes on: the group's offsets must never be ahead of the store, and memory must stay bounded.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use crate::instances::Instances;
 use crate::kafka::Topics;
 use crate::platform::Platform;
+use crate::resources::{Resources, Survivor};
 
 /// What was seen while the run went on.
 #[derive(Debug, Clone, Default)]
@@ -17,6 +19,33 @@ pub(crate) struct Watched {
     pub(crate) ahead: Vec<String>,
     /// The most resident memory of an instance, in MB.
     pub(crate) resident: f64,
+    /// What each process held soon after its start.
+    starts: HashMap<u32, Resources>,
+    /// The processes that lived to the end.
+    pub(crate) survivors: Vec<Survivor>,
+}
+
+/// How old a process is that has made its connections and its buffers.
+const WARM: Duration = Duration::from_secs(5);
+
+impl Watched {
+    fn look(&mut self, instances: &Instances) {
+        for (pid, age) in instances.ages() {
+            let Some(now) = Resources::of(pid) else { continue };
+            self.resident = self.resident.max(now.memory);
+            if age >= WARM {
+                self.starts.entry(pid).or_insert(now);
+            }
+        }
+    }
+
+    /// All is quiet: what do those hold that are old enough to compare?
+    pub(crate) fn finish(&mut self, instances: &Instances) {
+        let survivor = |(pid, age): (u32, Duration)| {
+            Some(Survivor { start: *self.starts.get(&pid)?, end: Resources::of(pid)?, age: age.as_secs_f64() })
+        };
+        self.survivors = instances.ages().into_iter().filter_map(survivor).collect();
+    }
 }
 
 /// Looks on until it is told to stop.
@@ -50,19 +79,10 @@ impl Monitor<'_> {
                     }
                 }
             }
-            for pid in self.instances.pids() {
-                watched.resident = watched.resident.max(resident(pid).unwrap_or(0.0));
-            }
+            watched.look(self.instances);
             drop(watched);
             std::thread::sleep(Duration::from_millis(500));
         }
         Ok(())
     }
-}
-
-/// Resident memory in MB; nothing when the process has just ended.
-fn resident(pid: u32) -> Option<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix(" kB")?.parse::<f64>().ok()? / 1024.0)
 }

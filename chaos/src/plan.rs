@@ -6,7 +6,7 @@ use trigger_dispatcher::chaos::POINTS;
 
 use crate::dice::Dice;
 use crate::instances::INSTANCES;
-use crate::options::{Dependency, Options};
+use crate::options::{Arm, Dependency, Options};
 
 /// One thing that is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     Down(Dependency, Duration),
     /// SIGSTOP to a service for so long.
     Frozen(Dependency, Duration),
+    /// The memory alarm of a service, for so long.
+    Alarm(Dependency, Duration),
     /// Every reply comes so much later, for so long.
     Slow(Dependency, Duration, Duration),
     /// Nothing goes through for so long.
@@ -48,6 +50,7 @@ pub(crate) struct Step {
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) name: String,
+    pub(crate) arm: Arm,
     pub(crate) seed: u64,
     pub(crate) signals: u64,
     /// Signals that are sent before any instance runs.
@@ -64,13 +67,13 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn new(options: &Options) -> Self {
-        let mut options = options.clone();
-        if options.ci {
-            (options.signals, options.kills, options.points, options.zombies, options.times) = (50_000, 40, true, 10, 10);
-            options.faults = vec![Dependency::Kafka, Dependency::Postgres, Dependency::Redis];
-        }
-        Self {
-            name: "chaos".to_owned(),
+        let options = options.clone().sized();
+        let plan = Self {
+            name: match options.broker {
+                Arm::Redis => "chaos-redis".to_owned(),
+                Arm::Rabbitmq => "chaos-rabbitmq".to_owned(),
+            },
+            arm: options.broker,
             seed: options.seed,
             signals: options.signals,
             before: 0,
@@ -78,14 +81,40 @@ impl Plan {
             loses: 3,
             variables: Vec::new(),
             settle: Duration::from_secs(90),
-        }
+        };
+        plan.spread()
     }
 
     /// How long the longest lane takes, near enough to spread the signals over it.
     pub(crate) fn seconds(&self) -> u64 {
-        let lane = |steps: &Vec<Step>| steps.iter().map(|step| step.fault.lasts() + step.rest).sum::<Duration>().as_secs();
-        self.lanes.iter().map(lane).max().unwrap_or(0).max(15)
+        let longest = self.lanes.iter().map(|steps| length(steps)).max().unwrap_or_default();
+        longest.max(self.load()).as_secs().max(15)
     }
+
+    /// How long the signals take to send, at least.
+    fn load(&self) -> Duration {
+        Duration::from_secs(self.signals.saturating_sub(self.before) / MOST_PER_SECOND)
+    }
+
+    /// Where the signals take longer than the faults, the faults rest longer: all signals shall meet some.
+    fn spread(mut self) -> Self {
+        let load = self.load();
+        for steps in self.lanes.iter_mut().filter(|steps| !steps.is_empty()) {
+            let more = load.saturating_sub(length(steps)) / u32::try_from(steps.len()).unwrap_or(u32::MAX);
+            for step in steps {
+                step.rest += more;
+            }
+        }
+        self
+    }
+}
+
+/// What two cores take beside all else that runs on them.
+const MOST_PER_SECOND: u64 = 800;
+
+/// How long a lane takes, about.
+fn length(steps: &[Step]) -> Duration {
+    steps.iter().map(|step| step.fault.lasts() + step.rest).sum()
 }
 
 impl Fault {
@@ -101,6 +130,8 @@ impl Fault {
             | Self::BlackHole(_, time)
             | Self::Closed(_, time)
             | Self::Slow(_, _, time) => time.as_secs(),
+            Self::Alarm(_, time) => time.as_secs() + 4,
+            Self::Down(Dependency::Rabbitmq, time) => time.as_secs() + 10,
             Self::Down(Dependency::Kafka, time) => time.as_secs() + 6,
             Self::Down(_, time) => time.as_secs() + 2,
             Self::CutReplies(_, times) | Self::DropReplies(_, times) => u64::from(*times) / 2,
@@ -144,17 +175,20 @@ fn on_dependencies(options: &Options) -> Vec<Step> {
 
 /// Every kind in turn, so that few faults are of different kinds.
 fn on_dependency(dependency: Dependency, number: u32, dice: &mut Dice) -> Fault {
-    use Dependency::{Kafka, Postgres, Redis};
-    match (dependency, number % 6) {
-        (Kafka, 0 | 2 | 4) => Fault::Down(Kafka, dice.between(0, 3_000)),
-        (Kafka, _) => Fault::Frozen(Kafka, dice.between(1_000, 6_000)),
-        (_, 0) => Fault::Down(dependency, dice.between(0, 5_000)),
-        (_, 1) => Fault::DropReplies(dependency, 6),
-        (_, 2) => Fault::CutReplies(dependency, 6),
-        (_, 3) => Fault::Slow(dependency, dice.between(50, 800), dice.between(2_000, 5_000)),
-        (_, 4) => Fault::Closed(dependency, dice.between(1_000, 5_000)),
-        (Redis, _) if dice.chance(500) => Fault::Frozen(Redis, dice.between(1_000, 7_000)),
-        (Postgres | Redis, _) => Fault::BlackHole(dependency, dice.between(1_000, 7_000)),
+    let kinds = match dependency {
+        Dependency::Postgres => 6,
+        Dependency::Kafka | Dependency::Redis => 7,
+        Dependency::Rabbitmq => 8,
+    };
+    match number % kinds {
+        0 => Fault::Down(dependency, dice.between(0, 4_000)),
+        1 => Fault::DropReplies(dependency, 6),
+        2 => Fault::CutReplies(dependency, 6),
+        3 => Fault::Slow(dependency, dice.between(50, 800), dice.between(2_000, 5_000)),
+        4 => Fault::Closed(dependency, dice.between(1_000, 5_000)),
+        5 => Fault::BlackHole(dependency, dice.between(1_000, 7_000)),
+        6 => Fault::Frozen(dependency, dice.between(1_000, 7_000)),
+        _ => Fault::Alarm(dependency, dice.between(1_000, 5_000)),
     }
 }
 
@@ -177,5 +211,27 @@ mod tests {
             assert!(lanes[0].iter().any(|step| matches!(step.fault, Fault::Point(name, _) if name == point)), "{point}");
         }
         assert_eq!((lanes[0].len(), lanes[1].len()), (POINTS.len() + 50, 30));
+    }
+
+    #[test]
+    fn ci_on_rabbitmq_breaks_rabbitmq_ten_times_in_every_way() {
+        let lanes = Plan::new(&Options::parse_from(["chaos", "--ci", "--broker", "rabbitmq"])).lanes;
+        let has = |is: fn(&Fault) -> bool| lanes[1].iter().any(|step| is(&step.fault));
+        assert_eq!((lanes[0].len(), lanes[1].len()), (5, 10));
+        assert!(has(|fault| matches!(fault, Fault::Down(Dependency::Rabbitmq, _))));
+        assert!(has(|fault| matches!(fault, Fault::Frozen(Dependency::Rabbitmq, _))));
+        assert!(has(|fault| matches!(fault, Fault::Alarm(Dependency::Rabbitmq, _))));
+        assert!(has(|fault| matches!(fault, Fault::DropReplies(Dependency::Rabbitmq, _))));
+    }
+
+    #[test]
+    fn where_the_signals_take_longer_than_the_faults_the_faults_are_spread_over_them() {
+        let plan = |signals: &str| Plan::new(&Options::parse_from(["chaos", "--kills", "5", "--signals", signals]));
+        let (short, long) = (plan("5000"), plan("200000"));
+        assert!(length(&short.lanes[0]) < Duration::from_secs(20));
+        assert!(length(&long.lanes[0]).abs_diff(Duration::from_secs(250)) < Duration::from_secs(1));
+        assert_eq!((short.seconds(), long.seconds()), (15, 250));
+        let faults = |plan: &Plan| plan.lanes[0].iter().map(|step| step.fault.clone()).collect::<Vec<_>>();
+        assert_eq!(faults(&short), faults(&long), "only the rests are longer");
     }
 }

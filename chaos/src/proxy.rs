@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context as _;
+
 use crate::clock;
 
 /// What the proxy does.
@@ -42,9 +44,14 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Listens for as long as the process lives. `target` is `host:port`.
+    /// Listens on any free port for as long as the process lives. `target` is `host:port`.
     pub(crate) fn start(target: &str) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+        Self::start_at("127.0.0.1:0", target)
+    }
+
+    /// Listens where it is told to.
+    pub(crate) fn start_at(address: &str, target: &str) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(address).with_context(|| format!("a proxy cannot listen at {address}"))?;
         let port = listener.local_addr()?.port();
         let shared = Arc::new(Shared {
             mode: Mutex::new((Mode::Pass, 0)),

@@ -1,6 +1,10 @@
 //! What a run has shown: one line, and the table of what hit.
 #![expect(clippy::print_stdout, reason = "the answer of the program")]
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+
+use anyhow::Context as _;
 use trigger_dispatcher::chaos::POINTS;
 
 use crate::check::Findings;
@@ -11,13 +15,43 @@ use crate::run::Witnesses;
 const SHOWN: usize = 4;
 
 pub(crate) fn print(witnesses: &Witnesses, findings: &Findings) -> anyhow::Result<()> {
-    let text = text(witnesses, findings);
+    let verdict = verdict(witnesses, findings);
+    let mut lines = details(witnesses, findings);
+    lines.push(verdict.clone());
+    if !findings.held() {
+        lines.push(format!("evidence: {}   database: {}", witnesses.evidence.folder().display(), witnesses.platform.name));
+    }
+    let text = lines.join("\n");
     std::fs::write(witnesses.evidence.folder().join("report.txt"), &text)?;
     println!("{text}");
+    // For scripts/chaos, which repeats the verdicts of all runs at its end.
+    if let Some(path) = std::env::var_os("CHAOS_VERDICTS") {
+        let mut file = OpenOptions::new().create(true).append(true).open(path).context("CHAOS_VERDICTS")?;
+        writeln!(file, "{verdict}").context("CHAOS_VERDICTS")?;
+    }
     Ok(())
 }
 
-fn text(witnesses: &Witnesses, findings: &Findings) -> String {
+/// The one line.
+fn verdict(witnesses: &Witnesses, findings: &Findings) -> String {
+    let hits = witnesses.evidence.hits();
+    let kills: u32 =
+        hits.iter().filter(|(fault, _)| *fault == "kill -9" || fault.starts_with("at ")).map(|(_, count)| count).sum();
+    format!(
+        "{} {}: kills {kills}, signals {}, lost {}, double starts {}, overlaps {}, conservation gap {}, extra messages {} (seed {})",
+        witnesses.plan.name,
+        if findings.held() { "ok" } else { "FAILED" },
+        findings.records,
+        findings.lost,
+        findings.double_starts,
+        findings.overlaps,
+        findings.gap,
+        findings.extra,
+        witnesses.plan.seed
+    )
+}
+
+fn details(witnesses: &Witnesses, findings: &Findings) -> Vec<String> {
     let hits = witnesses.evidence.hits();
     let mut lines = Vec::new();
     for (fault, count) in &hits {
@@ -27,7 +61,7 @@ fn text(witnesses: &Witnesses, findings: &Findings) -> String {
     if !missed.is_empty() {
         lines.push(format!("       NOT HIT: {}", missed.join(", ")));
     }
-    let Witnesses { plan, seen, watched, .. } = witnesses;
+    let Witnesses { seen, watched, .. } = witnesses;
     let dispositions: Vec<_> = findings.dispositions.iter().map(|(name, count)| format!("{name} {count}")).collect();
     lines.push(format!("records: {} = {}", findings.records, dispositions.join(" + ")));
     lines.push(format!(
@@ -38,23 +72,15 @@ fn text(witnesses: &Witnesses, findings: &Findings) -> String {
         "dead letters beyond one a record {}, epochs {}, settled {:.1} s after the last fault, {:.0} MB at most, {} looks at the group's offsets",
         findings.extra_dead_letters, findings.epochs, witnesses.settled, watched.resident, watched.looks
     ));
+    for survivor in &watched.survivors {
+        lines.push(format!("instance that lived to the end: {survivor}"));
+    }
     for (invariant, count) in findings.fired() {
         lines.push(format!("{invariant} VIOLATED {count} times:"));
         let of = findings.violations.iter().filter(|violation| violation.invariant == invariant);
         lines.extend(of.take(SHOWN).map(|violation| format!("    {}", violation.text)));
     }
-    let kills: u32 =
-        hits.iter().filter(|(fault, _)| *fault == "kill -9" || fault.starts_with("at ")).map(|(_, count)| count).sum();
-    lines.push(format!(
-        "{} {}: kills {kills}, signals {}, lost {}, double starts {}, overlaps {}, conservation gap {}, extra messages {} (seed {})",
-        plan.name,
-        if findings.held() { "ok" } else { "FAILED" },
-        findings.records, findings.lost, findings.double_starts, findings.overlaps, findings.gap, findings.extra, plan.seed
-    ));
-    if !findings.held() {
-        lines.push(format!("evidence: {}   database: {}", witnesses.evidence.folder().display(), witnesses.platform.name));
-    }
-    lines.join("\n")
+    lines
 }
 
 /// Points that the plan has and that no process died at.

@@ -5,23 +5,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use rdkafka::consumer::BaseConsumer;
-use redis::Commands as _;
 use serde_json::json;
 
 use crate::check::{self, Findings};
 use crate::clock;
 use crate::evidence::Evidence;
-use crate::faults::Targets;
+use crate::faults::{Proxies, Targets};
 use crate::instances::{INSTANCES, Instances};
 use crate::kafka::Topics;
 use crate::monitor::{Monitor, Watched};
 use crate::plan::Plan;
 use crate::platform::Platform;
 use crate::producer::{Load, Producer};
-use crate::proxy::{Mode, Proxy};
+use crate::proxy::Proxy;
 use crate::report;
 use crate::services::Services;
+use crate::settle;
 use crate::signals::Signals;
 use crate::worker::{Habits, Worker};
 
@@ -56,19 +55,22 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Findings> {
 }
 
 pub(crate) fn execute(plan: &Plan) -> anyhow::Result<Witnesses> {
-    let services = Services::from_environment()?;
+    let services = Services::from_environment(plan.arm)?;
     let name = format!("chaos_{}_{}", plan.seed, clock::unix_ms());
     let evidence = Arc::new(Evidence::create(&plan.name)?);
     let platform = Platform::create(&services, &name, plan.seed)?;
     let topics = Topics::create(&services, &name)?;
-    let postgres = Proxy::start(&platform.address())?;
-    let redis_url = url::Url::parse(&services.redis)?;
-    let redis = Proxy::start(&format!("127.0.0.1:{}", redis_url.port().unwrap_or(6379)))?;
-    let instances = Instances::new(variables(plan, &topics, &platform, &postgres, &redis), &evidence)?;
+    services.broker.declare(&name)?;
+    let proxies = Proxies {
+        kafka: Proxy::start_at(&services.kafka_proxy, &services.kafka_proxied)?,
+        postgres: Proxy::start(&platform.address())?,
+        broker: Proxy::start(&services.broker.address()?)?,
+    };
+    let instances = Instances::new(variables(plan, &services, &topics, &platform, &proxies)?, &evidence)?;
     instances.migrate()?;
     platform.keep_history()?;
 
-    let habits = Habits { redis: services.redis.clone(), list: name.clone(), seed: plan.seed, loses: plan.loses };
+    let habits = Habits { broker: services.broker.clone(), queue: name.clone(), seed: plan.seed, loses: plan.loses };
     let worker = Worker::start(&platform, habits, &evidence)?;
     let signals = Signals::new(plan.seed);
     let per_second = plan.signals.saturating_sub(plan.before) / plan.seconds();
@@ -86,14 +88,8 @@ pub(crate) fn execute(plan: &Plan) -> anyhow::Result<Witnesses> {
         let monitor =
             Monitor { topics: &topics, platform: &platform, instances: &instances, stop: &stop, watched: Arc::clone(&watched) };
         let monitor = scope.spawn(move || monitor.run());
-        let targets = Targets {
-            instances: &instances,
-            services: &services,
-            postgres: &postgres,
-            redis: &redis,
-            worker: &worker,
-            evidence: &evidence,
-        };
+        let targets =
+            Targets { instances: &instances, services: &services, proxies: &proxies, worker: &worker, evidence: &evidence };
         let result = flow(plan, &targets, &topics, &platform, &name, producer);
         stop.store(true, Ordering::Release);
         let monitored = monitor.join().map_err(|_| anyhow::anyhow!("the monitor broke off"))?;
@@ -101,6 +97,7 @@ pub(crate) fn execute(plan: &Plan) -> anyhow::Result<Witnesses> {
         monitored?;
         anyhow::Ok(result)
     })?;
+    watched.lock().unwrap_or_else(PoisonError::into_inner).finish(&instances);
     let seen = worker.finish()?;
     for number in 0..INSTANCES {
         let status = instances.stop(number)?;
@@ -118,10 +115,10 @@ fn flow(
     targets: &Targets<'_>,
     topics: &Topics,
     platform: &Platform,
-    list: &str,
+    queue: &str,
     producer: Producer,
 ) -> anyhow::Result<Flowed> {
-    begun(platform).with_context(|| format!("see {}", targets.evidence.folder().display()))?;
+    settle::begun(platform).with_context(|| format!("see {}", targets.evidence.folder().display()))?;
     let lanes = std::thread::scope(|scope| {
         let lanes: Vec<_> = plan.lanes.iter().map(|steps| scope.spawn(|| targets.run(steps))).collect();
         let ended =
@@ -129,90 +126,33 @@ fn flow(
         ended.collect::<Vec<_>>().into_iter().collect::<anyhow::Result<()>>()
     });
     lanes?;
-    heal(targets)?;
+    settle::heal(targets)?;
     let ledger = producer.finish(targets.evidence)?;
     targets.evidence.note("healed", &json!(ledger.len()))?;
     let began = targets.evidence.seconds();
-    let reader = topics.reader()?;
-    let mut missing = String::new();
-    let settled = clock::wait_for(plan.settle, || {
-        targets.instances.check()?;
-        anyhow::ensure!(targets.worker.is_alive(), "the worker ended by itself");
-        missing = unsettled(targets, topics, platform, &reader, list)?;
-        Ok(missing.is_empty().then_some(()))
-    })?;
-    Ok((ledger, settled.is_none().then_some(missing), targets.evidence.seconds() - began))
-}
-
-/// Waits for the first decision: faults prove nothing on a program that does not work at all.
-fn begun(platform: &Platform) -> anyhow::Result<()> {
-    let mut client = platform.connect()?;
-    let begun = clock::wait_for(Duration::from_secs(60), || {
-        let decided: bool =
-            client.query_one("select coalesce(sum(consumed), 0) > 0 from dispatcher.progress", &[])?.try_get(0)?;
-        Ok(decided.then_some(()))
-    })?;
-    begun.context("the dispatchers decide nothing within 60 s, with nothing broken yet")
-}
-
-fn heal(targets: &Targets<'_>) -> anyhow::Result<()> {
-    targets.postgres.set(Mode::Pass);
-    targets.redis.set(Mode::Pass);
-    for service in ["kafka", "postgres", "redis"] {
-        targets.services.tell("start", service)?;
-    }
-    Ok(())
-}
-
-/// What is still to do, in words; empty when nothing is.
-fn unsettled(
-    targets: &Targets<'_>,
-    topics: &Topics,
-    platform: &Platform,
-    reader: &BaseConsumer,
-    list: &str,
-) -> anyhow::Result<String> {
-    let mut client = platform.connect_in_time()?;
-    let rows = client.query("select partition, coalesce(next_offset, 0) from dispatcher.progress", &[])?;
-    let ends = topics.ends(reader)?;
-    let committed = topics.committed(reader)?;
-    let next = |partition: usize| {
-        rows.iter().find(|row| usize::try_from(row.get::<_, i32>(0)) == Ok(partition)).map_or(0, |row| row.get::<_, i64>(1))
-    };
-    let lag: i64 = ends.iter().enumerate().map(|(partition, end)| end - next(partition)).sum();
-    let untold = ends.iter().zip(&committed).filter(|(end, committed)| **end > 0 && **committed != Some(**end)).count();
-    let count = |client: &mut postgres::Client, sql: &str| -> anyhow::Result<i64> { Ok(client.query_one(sql, &[])?.try_get(0)?) };
-    let unpublished =
-        count(&mut client, "select count(*) from dispatcher.publications where enqueued_at is null and lapsed_at is null")?;
-    let unstarted = count(
-        &mut client,
-        "select count(*) from dispatcher.triggers t where failed_at is null and leased_until > now()
-         and not exists (select from dispatcher.starts s where s.trigger_id = t.trigger_id)",
-    )?;
-    let waiting: i64 = redis::Client::open(targets.services.redis.as_str())?.get_connection()?.llen(list)?;
-    let busy = i64::from(!targets.worker.is_idle());
-    let parts = [
-        (lag, "records undecided"),
-        (i64::try_from(untold)?, "partitions whose offset Kafka does not know"),
-        (unpublished, "publications not enqueued"),
-        (unstarted, "triggers not started"),
-        (waiting, "messages not taken"),
-        (busy, "worker busy"),
-    ];
-    let parts: Vec<_> = parts.iter().filter(|(count, _)| *count != 0).map(|(count, what)| format!("{count} {what}")).collect();
-    Ok(parts.join(", "))
+    let unsettled = settle::settle(targets, topics, platform, queue, plan.settle)?;
+    Ok((ledger, unsettled, targets.evidence.seconds() - began))
 }
 
 /// How the dispatchers run: short times, so that a run shows what else takes hours.
-fn variables(plan: &Plan, topics: &Topics, platform: &Platform, postgres: &Proxy, redis: &Proxy) -> Vec<(String, String)> {
+fn variables(
+    plan: &Plan,
+    services: &Services,
+    topics: &Topics,
+    platform: &Platform,
+    proxies: &Proxies,
+) -> anyhow::Result<Vec<(String, String)>> {
     let own = [
-        ("KAFKA_BOOTSTRAP_SERVERS", topics.servers.clone()),
+        ("KAFKA_BOOTSTRAP_SERVERS", services.kafka_proxy.clone()),
         ("KAFKA_SIGNAL_TOPIC", topics.signals.clone()),
         ("KAFKA_DEAD_LETTER_TOPIC", topics.dead_letters.clone()),
         ("KAFKA_CONSUMER_GROUP", topics.group.clone()),
         ("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "3000".to_owned()),
         ("KAFKA_CONFIG_HEARTBEAT_INTERVAL_MS", "500".to_owned()),
-        ("CELERY_BROKER_URL", format!("redis://127.0.0.1:{}/0", redis.port)),
+        // Also how long the group waits for a member that neither joins again nor is taken for dead. A Kafka that was killed while
+        // the group changed may remember such members: by default the group then stands still for 5 min.
+        ("KAFKA_CONFIG_MAX_POLL_INTERVAL_MS", "20000".to_owned()),
+        ("CELERY_BROKER_URL", services.broker.behind(proxies.broker.port)?),
         ("CELERY_TASK_QUEUE", topics.signals.clone()),
         ("TRIGGER_LEASE_SECONDS", "60".to_owned()),
         ("TRIGGER_START_TIMEOUT_SECONDS", START_TIMEOUT.as_secs().to_string()),
@@ -223,11 +163,11 @@ fn variables(plan: &Plan, topics: &Topics, platform: &Platform, postgres: &Proxy
     ];
     let changes = plan.variables.iter().map(|(name, value)| (*name, (*value).to_owned()));
     let mut variables: Vec<(String, String)> = Vec::new();
-    for (name, value) in own.into_iter().chain(platform.variables(postgres.port)).chain(changes) {
+    for (name, value) in own.into_iter().chain(platform.variables(proxies.postgres.port)).chain(changes) {
         variables.retain(|(known, _)| known != name);
         variables.push((name.to_owned(), value));
     }
-    variables
+    Ok(variables)
 }
 
 /// How long a trigger may leave no trace of a start before it is published again.

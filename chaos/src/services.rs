@@ -6,28 +6,40 @@ use std::process::{Command, Stdio};
 use anyhow::Context as _;
 use url::Url;
 
+use crate::broker::Broker;
+use crate::options::Arm;
+
 /// Where the services are: the variables that `scripts/services env` prints.
 #[derive(Debug, Clone)]
 pub(crate) struct Services {
     pub(crate) kafka: String,
+    /// Where Kafka sends clients that came by its listener for proxies, and where that listener is.
+    pub(crate) kafka_proxy: String,
+    pub(crate) kafka_proxied: String,
     pub(crate) postgres: Url,
-    pub(crate) redis: String,
+    pub(crate) broker: Broker,
     folder: PathBuf,
     script: PathBuf,
 }
 
 impl Services {
-    pub(crate) fn from_environment() -> anyhow::Result<Self> {
+    pub(crate) fn from_environment(arm: Arm) -> anyhow::Result<Self> {
+        let broker = match arm {
+            Arm::Redis => "TEST_REDIS_URL",
+            Arm::Rabbitmq => "TEST_AMQP_URL",
+        };
         Ok(Self {
             kafka: variable("TEST_KAFKA")?,
+            kafka_proxy: variable("TEST_KAFKA_PROXY")?,
+            kafka_proxied: variable("TEST_KAFKA_PROXIED")?,
             postgres: Url::parse(&variable("TEST_POSTGRES_URL")?).context("TEST_POSTGRES_URL")?,
-            redis: variable("TEST_REDIS_URL")?,
+            broker: Broker { arm, url: Url::parse(&variable(broker)?).context(broker)? },
             folder: variable("TEST_SERVICES_DIR")?.into(),
             script: variable("CHAOS_SERVICES_SCRIPT")?.into(),
         })
     }
 
-    /// `kill` or `start` of one service, as `scripts/services` does it.
+    /// `kill`, `start`, `block` or `unblock` of one service, as `scripts/services` does it.
     pub(crate) fn tell(&self, command: &str, name: &str) -> anyhow::Result<()> {
         let output = Command::new(&self.script)
             .args([command, name])

@@ -35,16 +35,22 @@ kafka_choose_ports() {
   choose_port kafka
   choose_port kafka_sasl
   choose_port kafka_controller
+  choose_port kafka_proxied
+  choose_port kafka_proxy
 }
 
 kafka_start() {
   local data=$SERVICES_DIR/data/kafka config=$SERVICES_DIR/kafka.properties
-  # A folder of an older checkout does not know the port yet.
-  [[ -n ${PORT[kafka_sasl]:-} ]] || {
-    choose_port kafka_sasl
-    save_ports
-  }
+  # A folder of an older checkout does not know these ports yet.
+  local name
+  for name in kafka_sasl kafka_proxied kafka_proxy; do
+    [[ -n ${PORT[$name]:-} ]] || {
+      choose_port "$name"
+      save_ports
+    }
+  done
   sed -e "s|@PORT@|${PORT[kafka]}|g" -e "s|@SASL_PORT@|${PORT[kafka_sasl]}|g" \
+    -e "s|@PROXIED_PORT@|${PORT[kafka_proxied]}|g" -e "s|@PROXY_PORT@|${PORT[kafka_proxy]}|g" \
     -e "s|@CONTROLLER_PORT@|${PORT[kafka_controller]}|g" -e "s|@DATA@|$data|g" \
     "$SCRIPTS/kafka/server.properties" >"$config"
   if [[ ! -f $data/meta.properties ]]; then
@@ -70,7 +76,14 @@ kafka_ready() {
   [[ ${#answer} == 24 && ${answer:16} != 00000000 ]]
 }
 
+# TEST_KAFKA_PROXY is where clients of a proxy find it and where Kafka sends them back to, TEST_KAFKA_PROXIED what the proxy
+# stands before. Nothing listens on the first by itself.
 kafka_env() {
   export_line TEST_KAFKA "127.0.0.1:${PORT[kafka]}"
+  # A Kafka that an older checkout has brought up has no such listeners.
+  [[ -n ${PORT[kafka_proxied]:-} ]] || return 0
+  # The listener that asks for a password.
   export_line TEST_KAFKA_SASL "kafka://dispatcher:only-for-tests@127.0.0.1:${PORT[kafka_sasl]}"
+  export_line TEST_KAFKA_PROXIED "127.0.0.1:${PORT[kafka_proxied]}"
+  export_line TEST_KAFKA_PROXY "127.0.0.1:${PORT[kafka_proxy]}"
 }

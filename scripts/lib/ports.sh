@@ -5,7 +5,7 @@
 # dead service's port could else be given that very port, connect to itself, and keep the service from coming back.
 
 declare -A DEFAULT_PORT=(
-  [kafka]=27092 [kafka_controller]=27093 [kafka_sasl]=27094
+  [kafka]=27092 [kafka_controller]=27093 [kafka_sasl]=27094 [kafka_proxied]=27095 [kafka_proxy]=27096
   [postgres]=27432
   [redis]=27379
   [rabbitmq]=27672 [rabbitmq_distribution]=27673 [epmd]=27369

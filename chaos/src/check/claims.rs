@@ -5,19 +5,17 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
 use crate::check::Findings;
+use crate::check::reasons::Reasons;
 use crate::check::world::{Move, Trigger, World};
 use crate::run::{START_TIMEOUT, Witnesses};
 use crate::signals::Kind;
-
-/// How far apart an end and its commit may be, and still count as the same moment; microseconds.
-const SLACK: i64 = 1_000_000;
 
 pub(super) fn check(witnesses: &Witnesses, world: &World, findings: &mut Findings) {
     let by_pipeline = world.by_pipeline();
     one_in_flight(world, &by_pipeline, findings);
     one_claim(world, findings);
     retries(world, findings);
-    completeness(witnesses, world, &by_pipeline, findings);
+    completeness(witnesses, world, findings);
 }
 
 /// No claim between another's claim and the end of its execution. A claim that was written before that end cannot have seen it.
@@ -67,7 +65,11 @@ fn retries(world: &World, findings: &mut Findings) {
 }
 
 /// For each record and each pipeline that it concerns: a claim in its batch, or a reason against it.
-fn completeness(witnesses: &Witnesses, world: &World, by_pipeline: &HashMap<Uuid, Vec<&Trigger>>, findings: &mut Findings) {
+fn completeness(witnesses: &Witnesses, world: &World, findings: &mut Findings) {
+    let mut reasons: HashMap<Uuid, Reasons> = HashMap::new();
+    for trigger in &world.triggers {
+        reasons.entry(trigger.pipeline).or_default().add(trigger.claimed, held_until(world, trigger));
+    }
     let claimed: HashSet<(Uuid, &str)> =
         world.triggers.iter().map(|trigger| (trigger.pipeline, trigger.signal_id.as_str())).collect();
     for (place @ (partition, offset), number) in &world.records {
@@ -76,9 +78,9 @@ fn completeness(witnesses: &Witnesses, world: &World, by_pipeline: &HashMap<Uuid
         let Some(moved) = world.moves.get(partition).and_then(|moves| decision(moves, *offset)) else { continue };
         let id = witnesses.signals.signal_id(origin);
         for pipeline in witnesses.platform.watchers(&tickers) {
-            let triggers = by_pipeline.get(&pipeline).map(Vec::as_slice).unwrap_or_default();
             let known = id.as_deref().is_some_and(|id| claimed.contains(&(pipeline, id)));
-            if !known && !triggers.iter().any(|trigger| is_reason(world, trigger, moved)) {
+            let taken = reasons.get(&pipeline).is_some_and(|reasons| reasons.explain(moved.decided, moved.written));
+            if !known && !taken {
                 findings.violated("I4", format!("record {number} at {place:?} found {pipeline} idle and did not trigger it"));
             }
         }
@@ -91,14 +93,10 @@ fn decision(moves: &[Move], offset: i64) -> Option<Move> {
     moves.get(position).copied()
 }
 
-/// Whether the slot was taken when a batch was decided: by the batch itself, by another one at the same time, or before.
-fn is_reason(world: &World, trigger: &Trigger, moved: Move) -> bool {
-    if trigger.claimed >= moved.decided {
-        return trigger.claimed <= moved.written + SLACK;
-    }
-    let held_until = match world.runs.get(&trigger.id) {
+/// Until when a trigger held its slot.
+fn held_until(world: &World, trigger: &Trigger) -> i64 {
+    match world.runs.get(&trigger.id) {
         Some((_, end)) => end.unwrap_or(i64::MAX),
         None => trigger.leased_until,
-    };
-    moved.decided <= held_until.saturating_add(SLACK)
+    }
 }

@@ -5,12 +5,14 @@
 
 mod claims;
 mod logs;
+mod reasons;
 mod records;
 mod tasks;
 mod world;
 
 use std::collections::BTreeMap;
 
+use crate::resources::Survivor;
 use crate::run::Witnesses;
 
 use self::world::World;
@@ -79,6 +81,10 @@ pub(crate) fn check(witnesses: &Witnesses) -> anyhow::Result<Findings> {
     }
     for point in crate::report::missed(witnesses) {
         findings.violated("coverage", format!("no process died at {point}: the run proves nothing about it"));
+    }
+    let grown = |survivor: &&Survivor| survivor.end.has_grown_since(survivor.start, witnesses.plan.arm);
+    for survivor in witnesses.watched.survivors.iter().filter(grown) {
+        findings.violated("I8", format!("an instance holds more than soon after its start: {survivor}"));
     }
     if witnesses.watched.resident > MAX_RESIDENT_MB {
         findings.violated("I8", format!("an instance took {:.0} MB", witnesses.watched.resident));

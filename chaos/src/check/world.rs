@@ -1,8 +1,12 @@
 //! What the services hold when a run is over.
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{Hash as _, Hasher as _};
 
 use anyhow::Context as _;
+use postgres::fallible_iterator::FallibleIterator as _;
+use postgres::{Client, Row};
 use uuid::Uuid;
 
 use crate::kafka::Stored;
@@ -36,12 +40,30 @@ pub(super) struct Move {
     pub(super) written: i64,
 }
 
+/// A dead letter. Its bytes may be many, and are only compared.
+#[derive(Debug)]
+pub(super) struct DeadLetter {
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) headers: BTreeMap<String, Vec<u8>>,
+    pub(super) digest: Option<u64>,
+}
+
+/// What tells the bytes of a record from others.
+pub(super) fn digest(payload: Option<&[u8]>) -> Option<u64> {
+    payload.map(|payload| {
+        let mut hasher = DefaultHasher::new();
+        payload.hash(&mut hasher);
+        hasher.finish()
+    })
+}
+
 /// What the services hold.
 #[derive(Debug, Default)]
 pub(super) struct World {
     /// (partition, offset) to the record's number.
     pub(super) records: BTreeMap<(i32, i64), u64>,
-    pub(super) dead_letters: Vec<Stored>,
+    pub(super) dead_letters: Vec<DeadLetter>,
     /// Partition to consumed and the dispositions.
     pub(super) progress: BTreeMap<i32, BTreeMap<&'static str, i64>>,
     pub(super) moves: HashMap<i32, Vec<Move>>,
@@ -67,66 +89,83 @@ impl World {
             }
         })?;
         anyhow::ensure!(unreadable == 0, "{unreadable} records of the topic are not ours");
-        witnesses.topics.read_all(&witnesses.topics.dead_letters, |stored| world.dead_letters.push(stored))?;
+        witnesses.topics.read_all(&witnesses.topics.dead_letters, |stored| {
+            let Stored { partition, offset, headers, payload, .. } = stored;
+            world.dead_letters.push(DeadLetter { partition, offset, headers, digest: digest(payload.as_deref()) });
+        })?;
         world.load_database(witnesses).context("the evidence in PostgreSQL")?;
         Ok(world)
     }
 
     fn load_database(&mut self, witnesses: &Witnesses) -> anyhow::Result<()> {
         let mut client = witnesses.platform.connect_in_time()?;
+        // A long run has millions of rows.
+        client.batch_execute("set statement_timeout = '10min'; set work_mem = '64MB'")?;
         let columns = DISPOSITIONS.join(", ");
-        for row in client.query(&format!("select partition, consumed, {columns} from dispatcher.progress"), &[])? {
+        each(&mut client, &format!("select partition, consumed, {columns} from dispatcher.progress"), |row| {
             let counts = self.progress.entry(row.try_get(0)?).or_default();
             counts.insert("consumed", row.try_get(1)?);
             for (column, name) in DISPOSITIONS.iter().enumerate() {
                 counts.insert(name, row.try_get(column + 2)?);
             }
-        }
-        for row in client.query(
+            Ok(())
+        })?;
+        each(
+            &mut client,
             "select partition, epoch, next_offset, (extract(epoch from decided_at) * 1000000)::bigint, (extract(epoch from at) * 1000000)::bigint
              from chaos.progress order by number",
-            &[],
-        )? {
-            let moved = Move { epoch: row.try_get(1)?, next_offset: row.try_get(2)?, decided: row.try_get(3)?, written: row.try_get(4)? };
-            self.moves.entry(row.try_get(0)?).or_default().push(moved);
-        }
-        for row in client.query(
-            "select trigger_id, pipeline_id, ticker, signal_id, partition, record_offset, (extract(epoch from claimed_at) * 1000000)::bigint,
-                 (extract(epoch from leased_until) * 1000000)::bigint, t.attempt, failed_at is not null,
-                 (extract(epoch from (select min(at) from chaos.attempts a where a.trigger_id = t.trigger_id)) * 1000000)::bigint
-             from dispatcher.triggers t order by claimed_at",
-            &[],
-        )? {
-            self.triggers.push(Trigger {
-                id: row.try_get(0)?,
-                pipeline: row.try_get(1)?,
-                ticker: row.try_get(2)?,
-                signal_id: row.try_get(3)?,
-                partition: row.try_get(4)?,
-                offset: row.try_get(5)?,
-                claimed: row.try_get(6)?,
-                leased_until: row.try_get(7)?,
-                attempt: row.try_get(8)?,
-                failed: row.try_get(9)?,
-                written: row.try_get(10)?,
-            });
-        }
-        for row in client
-            .query("select id, status, (extract(epoch from at) * 1000000)::bigint from chaos.executions order by at", &[])?
-        {
-            let at = row.try_get(2)?;
-            let run = self.runs.entry(row.try_get(0)?).or_insert((at, None));
-            if row.try_get::<_, &str>(1)? == "COMPLETED" {
-                run.1.get_or_insert(at);
-            }
-        }
-        for row in client.query(
+            |row| {
+                let moved = Move { epoch: row.try_get(1)?, next_offset: row.try_get(2)?, decided: row.try_get(3)?, written: row.try_get(4)? };
+                self.moves.entry(row.try_get(0)?).or_default().push(moved);
+                Ok(())
+            },
+        )?;
+        let mut written: HashMap<Uuid, i64> = HashMap::new();
+        each(
+            &mut client,
             "select trigger_id, attempt, (extract(epoch from at) * 1000000)::bigint from chaos.attempts order by at",
-            &[],
-        )? {
-            self.attempts.push((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
-        }
-        Ok(())
+            |row| {
+                let attempt = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+                written.entry(attempt.0).or_insert(attempt.2);
+                self.attempts.push(attempt);
+                Ok(())
+            },
+        )?;
+        each(
+            &mut client,
+            "select trigger_id, pipeline_id, ticker, signal_id, partition, record_offset, (extract(epoch from claimed_at) * 1000000)::bigint,
+                 (extract(epoch from leased_until) * 1000000)::bigint, attempt, failed_at is not null
+             from dispatcher.triggers order by claimed_at",
+            |row| {
+                let id = row.try_get(0)?;
+                self.triggers.push(Trigger {
+                    id,
+                    pipeline: row.try_get(1)?,
+                    ticker: row.try_get(2)?,
+                    signal_id: row.try_get(3)?,
+                    partition: row.try_get(4)?,
+                    offset: row.try_get(5)?,
+                    claimed: row.try_get(6)?,
+                    leased_until: row.try_get(7)?,
+                    attempt: row.try_get(8)?,
+                    failed: row.try_get(9)?,
+                    written: *written.get(&id).with_context(|| format!("the history does not know {id}"))?,
+                });
+                Ok(())
+            },
+        )?;
+        each(
+            &mut client,
+            "select id, status, (extract(epoch from at) * 1000000)::bigint from chaos.executions order by at",
+            |row| {
+                let at = row.try_get(2)?;
+                let run = self.runs.entry(row.try_get(0)?).or_insert((at, None));
+                if row.try_get::<_, &str>(1)? == "COMPLETED" {
+                    run.1.get_or_insert(at);
+                }
+                Ok(())
+            },
+        )
     }
 
     /// The triggers of each pipeline, in the order of claims.
@@ -137,4 +176,13 @@ impl World {
         }
         found
     }
+}
+
+/// Row by row, so that a long run's history need not fit in memory twice.
+fn each(client: &mut Client, sql: &str, mut take: impl FnMut(&Row) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut rows = client.query_raw(sql, std::iter::empty::<i32>())?;
+    while let Some(row) = rows.next()? {
+        take(&row)?;
+    }
+    Ok(())
 }

@@ -16,7 +16,7 @@ use super::watch::Answers;
 use super::{Broken, MAX_RESIDENT_MB};
 use crate::check;
 use crate::clock;
-use crate::options::{Dependency, Options};
+use crate::options::{Arm, Dependency, Options};
 use crate::plan::{Fault, Plan, Step};
 use crate::report;
 use crate::run::{self, Witnesses};
@@ -57,7 +57,7 @@ const ON_ITS_WAY: i64 = 2 * SECOND;
 /// Runs the drill, prints its line, and keeps the evidence if a bound did not hold.
 pub(super) fn run(outage: &Outage, options: &Options) -> anyhow::Result<bool> {
     let plan = plan(outage, options);
-    let services = Services::from_environment()?;
+    let services = Services::from_environment(Arm::Redis)?;
     let stop = AtomicBool::new(false);
     let (witnesses, answers) = std::thread::scope(|scope| {
         let answers = scope.spawn(|| Answers::gather(&services, outage.dependency, &stop));

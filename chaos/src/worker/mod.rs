@@ -5,6 +5,7 @@
 
 mod guard;
 mod message;
+mod queue;
 
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::io::{BufWriter, Write as _};
@@ -19,13 +20,12 @@ use uuid::Uuid;
 
 use self::guard::{Begun, Guard};
 pub(crate) use self::message::Delivery;
+use self::queue::{Message, Queue};
+use crate::broker::Broker;
 use crate::clock;
 use crate::dice::Dice;
 use crate::evidence::Evidence;
 use crate::platform::Platform;
-
-/// Messages taken at once.
-const TAKEN: u32 = 200;
 
 /// A message that was taken from the queue.
 #[derive(Debug, Clone)]
@@ -78,8 +78,8 @@ struct Control {
 /// How the workers are.
 #[derive(Debug, Clone)]
 pub(crate) struct Habits {
-    pub(crate) redis: String,
-    pub(crate) list: String,
+    pub(crate) broker: Broker,
+    pub(crate) queue: String,
     pub(crate) seed: u64,
     /// Of a thousand messages, how many a worker dies with.
     pub(crate) loses: u64,
@@ -91,11 +91,11 @@ impl Worker {
         let working = Working {
             guard: Guard::new(platform.clone()),
             dice: Dice::new(habits.seed, 4),
+            queue: Queue::new(habits.broker.clone(), habits.queue.clone()),
             habits,
             control: Arc::clone(&control),
             messages: BufWriter::new(evidence.file("messages.jsonl")?),
             evidence: Arc::clone(evidence),
-            connection: None,
             seen: Seen::default(),
             places: HashMap::new(),
             ends: BinaryHeap::new(),
@@ -125,13 +125,13 @@ impl Worker {
 }
 
 struct Working {
+    queue: Queue,
     guard: Guard,
     dice: Dice,
     habits: Habits,
     control: Arc<Control>,
     messages: BufWriter<std::fs::File>,
     evidence: Arc<Evidence>,
-    connection: Option<redis::Connection>,
     seen: Seen,
     /// Trigger to its place in `seen.starts`.
     places: HashMap<Uuid, usize>,
@@ -145,7 +145,9 @@ impl Working {
         loop {
             let last = *self.control.stop.lock().unwrap_or_else(PoisonError::into_inner);
             clock::check()?;
-            let messages = self.take();
+            // Something is about to end: look there soon.
+            let patience = Duration::from_millis(if self.ends.is_empty() { 50 } else { 10 });
+            let messages = self.queue.take(patience);
             let idle = messages.is_empty();
             let mut deliveries = Vec::new();
             for message in &messages {
@@ -161,41 +163,12 @@ impl Working {
         }
     }
 
-    /// What waits in the queue. After an error it is unknown whether messages were taken: then they are lost with us.
-    fn take(&mut self) -> Vec<Vec<u8>> {
-        let timeout = if self.ends.is_empty() { 0.05 } else { 0.01 };
-        let mut command = redis::cmd("BLMPOP");
-        command.arg(timeout).arg(1).arg(&self.habits.list).arg("RIGHT").arg("COUNT").arg(TAKEN);
-        let answer = self.connect().and_then(|connection| command.query::<Option<(String, Vec<Vec<u8>>)>>(connection));
-        match answer {
-            Ok(found) => found.map(|(_, messages)| messages).unwrap_or_default(),
-            Err(_) => {
-                self.connection = None;
-                std::thread::sleep(Duration::from_millis(50));
-                Vec::new()
-            }
-        }
-    }
-
-    fn connect(&mut self) -> redis::RedisResult<&mut redis::Connection> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => {
-                let client = redis::Client::open(self.habits.redis.as_str())?;
-                let connection = client.get_connection_with_timeout(Duration::from_secs(2))?;
-                connection.set_read_timeout(Some(Duration::from_secs(2)))?;
-                connection
-            }
-        };
-        Ok(self.connection.insert(connection))
-    }
-
-    fn receive(&mut self, message: &[u8], deliveries: &mut Vec<Delivery>) -> anyhow::Result<()> {
+    fn receive(&mut self, message: &Message, deliveries: &mut Vec<Delivery>) -> anyhow::Result<()> {
         let second = self.evidence.seconds();
         let delivery = match Delivery::read(message) {
             Ok(delivery) => delivery,
             Err(error) => {
-                self.seen.unreadable.push(format!("{error:#}: {}", String::from_utf8_lossy(message)));
+                self.seen.unreadable.push(format!("{error:#}: {message}"));
                 return Ok(());
             }
         };

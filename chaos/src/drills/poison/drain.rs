@@ -13,6 +13,7 @@ use crate::drills::history::History;
 use crate::evidence::Evidence;
 use crate::instances::Instances;
 use crate::kafka::Topics;
+use crate::options::Arm;
 use crate::platform::Platform;
 use crate::services::Services;
 use crate::worker::{Habits, Seen, Worker};
@@ -51,7 +52,7 @@ pub(super) struct Drained {
 
 impl Ground {
     pub(super) fn prepare(name: &str, flow: Flow, seed: u64) -> anyhow::Result<Self> {
-        let services = Services::from_environment()?;
+        let services = Services::from_environment(Arm::Redis)?;
         let unique = format!("drill_{seed}_{}", clock::unix_ms());
         let evidence = Arc::new(Evidence::create(name)?);
         let platform = Platform::create(&services, &unique, seed)?;
