@@ -14,7 +14,7 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         # What was measured best for it (../README.md). A batch ends with whatever comes first.
-        environment = Environment.read(os.environ, batch_size=1_000, batch_timeout_seconds=0.05)
+        environment = Environment.read(os.environ, batch_size=5_000, batch_timeout_seconds=0.05)
         run(environment)
     except Refused as refused:
         print(f"contender: {refused}", file=sys.stderr)

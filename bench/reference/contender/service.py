@@ -73,8 +73,8 @@ def run(environment: Environment) -> None:
             auto_offset_reset=environment.auto_offset_reset,  # type: ignore[arg-type]
             commit_every=environment.batch_size,
             commit_interval=environment.batch_timeout_seconds,
-            # A batch can end only between two polls.
-            consumer_poll_timeout=min(environment.batch_timeout_seconds, 0.02),
+            # A batch ends between two polls only, so that an idle one must be short.
+            consumer_poll_timeout=min(environment.batch_timeout_seconds, 0.005),
             consumer_extra_config={"queued.min.messages": 100_000, "fetch.queue.backoff.ms": 10},
             on_consumer_error=skip,
             # It keeps no state, and the topic is the platform's.

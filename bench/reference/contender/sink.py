@@ -22,7 +22,7 @@ PAUSE = 1.0
 
 
 class Triggers(BaseSink):
-    """At most one trigger a batch for each pipeline: the first signal that it watches leads, the others are discarded."""
+    """At most one trigger a batch for each pipeline: the first signal that it watches leads, the rest is discarded."""
 
     def __init__(self, platform: Platform, tasks: Tasks) -> None:
         super().__init__()

@@ -29,7 +29,8 @@ class Tasks:
     def __init__(self, environment: Environment) -> None:
         if not environment.broker_url.startswith(("redis://", "rediss://")):
             raise Refused("this contender speaks to a broker by redis:// only")
-        self._redis = redis.Redis.from_url(environment.broker_url)
+        # Long, for after a time-out nobody knows what was enqueued, and all of it is enqueued again.
+        self._redis = redis.Redis.from_url(environment.broker_url, socket_timeout=30)
         self._queue = environment.task_queue
         self._name = environment.task_name
 

@@ -1,7 +1,7 @@
 """Kafka, through kafka-python: batches of signals, and the commit of their offsets.
 
-kafka-python blocks and is not made for several threads: everything runs in one thread of its own, so that the event loop
-goes on meanwhile.
+kafka-python blocks and is not made for several threads: everything runs in one thread of its own, so that the event
+loop goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Intake:
     def __init__(self, environment: Environment) -> None:
         self._size = environment.batch_size
         self._timeout = environment.batch_timeout_seconds
-        #: The batch that fills. It outlives a poll that fails: the offsets of its records are committed with it, not before.
+        #: The batch that fills. It outlives a poll that fails: its offsets are committed with it, not before.
         self._records: list[Any] = []
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka")
         self._consumer: Any = KafkaConsumer(

@@ -28,8 +28,8 @@ def match_batch(signals: Iterable[Signal], pipelines: Mapping[str, Pipeline]) ->
     by_id: dict[str, Signal] = {}
     matched: dict[str, list[Pipeline]] = {}
     for signal in signals:
-        # FLAW: matches and signals are joined by this id, and all signals without one have the id "None". Only the first of
-        # them is matched, and its pipelines are started with the last one's tickers.
+        # FLAW: matches and signals are joined by this id, and all signals without one have the id "None". Only the
+        # first of them is matched, and its pipelines are started with the last one's tickers.
         signal_id = str(signal.get("signal_id"))
         if signal_id not in matched:
             matched[signal_id] = watching(signal, pipelines)

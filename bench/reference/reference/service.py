@@ -1,7 +1,7 @@
 """The loop: a batch, its matches, one status query, the tasks, the commit. One step after the other.
 
-FLAW: it checks and then acts. Between a task in the queue and its worker's row in `executions`, the next batch takes the
-pipeline for idle and starts it again.
+FLAW: it checks and then acts. Between a task in the queue and its worker's row in `executions`, the next batch takes
+the pipeline for idle and starts it again.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def arguments(match: Match, execution_id: str) -> dict[str, Any]:
 
 
 def context(signal: Signal, symbol: str) -> dict[str, Any]:
-    ticker = next((entry for entry in signal["tickers"] if entry["ticker"] == symbol), {})
+    ticker: dict[str, Any] = next((entry for entry in signal["tickers"] if entry["ticker"] == symbol), {})
     return {
         "signal_id": str(signal.get("signal_id")),
         "signal_type": signal.get("signal_type"),

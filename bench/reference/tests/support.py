@@ -1,4 +1,4 @@
-"""A platform of a test's own on the real services, a contender as a process, and a real Celery worker that takes its tasks."""
+"""A platform of a test's own on the real services, a contender as a process, and a real Celery worker for its tasks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def wait_for(what: str, found: Callable[[], T | None], seconds: float = SECONDS)
         if answer:
             return answer
         # Between two questions to a service; nothing depends on its length.
-        select.select([], [], [], 0.05)
+        time.sleep(0.05)
     raise AssertionError(f"not within {seconds} s: {what}")
 
 
@@ -49,7 +49,8 @@ class Platform:
         self.name = f"reference_{uuid.uuid4().hex[:12]}"
         self.kafka = os.environ["TEST_KAFKA"]
         self.redis_url = os.environ["TEST_REDIS_URL"]
-        self.redis = redis.Redis.from_url(self.redis_url)
+        # A busy machine's Redis may take longer than the client's own 5 s.
+        self.redis = redis.Redis.from_url(self.redis_url, socket_timeout=SECONDS)
         self._admin_url = urlsplit(os.environ["TEST_POSTGRES_URL"])
         # Kept: what it was asked for ends with it.
         self._topics = AdminClient({"bootstrap.servers": self.kafka})
@@ -186,7 +187,7 @@ def running(module: str, variables: Mapping[str, str], log: Path) -> Iterator[Co
 def celery_worker(platform: Platform, log: Path) -> Iterator[None]:
     """A real worker that runs what comes to the queue."""
     variables = {**platform.variables, "SEEN": platform.seen, "PYTHONPATH": str(FOLDER), "PATH": os.environ["PATH"]}
-    arguments = "-A tests.worker_app worker -P solo -l info --without-gossip --without-mingle --without-heartbeat".split()
+    arguments = ["-A", "tests.worker_app", "worker", "-P", "solo", "--without-gossip", "--without-mingle"]
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "celery", *arguments, "-Q", platform.name],

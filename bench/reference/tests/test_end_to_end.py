@@ -23,7 +23,10 @@ def test_a_celery_worker_runs_what_idle_pipelines_were_triggered_for(platform, m
     platform.add_execution(over, "COMPLETED")
     platform.add_execution(busy, "running")
     platform.add_execution(shouting, "PENDING")
-    with running(module, platform.variables, tmp_path / "log") as contender, celery_worker(platform, tmp_path / "worker"):
+    with (
+        running(module, platform.variables, tmp_path / "log") as contender,
+        celery_worker(platform, tmp_path / "worker"),
+    ):
         platform.send(a_signal(1, "NVDA", "AAPL"), a_signal(2, "NVDA"))
         wait_for("two tasks", lambda: len(platform.ran()) >= 2)
         wait_for("the commit of both offsets", lambda: platform.committed() == 2)

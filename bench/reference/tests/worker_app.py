@@ -6,10 +6,10 @@ import os
 import redis
 from celery import Celery
 
-from tests.support import TASK
+from tests.support import SECONDS, TASK
 
 app = Celery("worker", broker=os.environ["CELERY_BROKER_URL"])
-seen = redis.Redis.from_url(os.environ["CELERY_BROKER_URL"])
+seen = redis.Redis.from_url(os.environ["CELERY_BROKER_URL"], socket_timeout=SECONDS)
 
 
 @app.task(name=TASK, ignore_result=True, bind=True)
