@@ -10,7 +10,7 @@ use crate::instance::{Instance, Setting};
 use crate::kafka::{Preload, Topic};
 use crate::machine::load;
 use crate::platform::{Platform, Progress, Shape};
-use crate::queue::{self, List};
+use crate::queue::{self, List, Trace, Window, Workers};
 use crate::results::{Cost, round, warn_of_forgotten};
 use crate::services::Services;
 use crate::signals::BYTES;
@@ -40,12 +40,22 @@ pub(crate) struct Drain {
     pub(crate) shape: Shape,
     pub(crate) subject: Subject,
     pub(crate) watch: Watch,
+    /// How long an execution takes, where workers take the tasks meanwhile; else they stay in the list.
+    pub(crate) workers: Option<Duration>,
 }
 
 impl Drain {
     /// Everything, by its ledger.
     pub(crate) fn whole(preload: &Preload, shape: Shape, subject: Subject) -> Self {
-        Self { preload: preload.clone(), until: preload.signals, at_most: LIMIT, shape, subject, watch: Watch::Ledger }
+        Self {
+            preload: preload.clone(),
+            until: preload.signals,
+            at_most: LIMIT,
+            shape,
+            subject,
+            watch: Watch::Ledger,
+            workers: None,
+        }
     }
 
     /// Measures it on a topic that was filled with `preload`; `name` is the run's own.
@@ -57,6 +67,10 @@ impl Drain {
         let group = Group::of(topic, name)?;
         let load_before = load();
 
+        // Signals that nobody paces have no latency: the window is empty.
+        let window = Window { start: now(), from_ns: 0, to_ns: 0 };
+        let work = |execution| Workers::start(services, &platform, name, window, (execution, Trace::FromStart));
+        let workers = self.workers.map(work).transpose()?;
         let launched = now();
         let mut instance = Setting::new(services, &platform, topic, name, &self.subject).start()?;
         let first = wait_for("the first decision", Duration::from_secs(120), || {
@@ -75,7 +89,10 @@ impl Drain {
 
         let costliest = statements::costliest(&mut platform.admin, &platform.role)?;
         let warnings = instance.stop()?;
-        let tasks = queue::len(services, name)?;
+        let tasks = match workers {
+            Some(workers) => workers.finish()?.tasks,
+            None => queue::len(services, name)?,
+        };
         let sums = self.audit(&mut platform, tasks)?;
         warn_of_forgotten(&mut platform.admin, forgotten)?;
         let seconds = (ended - began).as_secs_f64();

@@ -23,6 +23,8 @@ use crate::subject::{Kind, Subject};
 
 /// The sender sleeps at least this long between two looks at the clock.
 const TICK: Duration = Duration::from_micros(500);
+/// A sender that is later than this shows a machine that is too busy rather than a slow dispatcher.
+const LATE: Duration = Duration::from_millis(50);
 
 /// A flow of signals, at one rate after the other.
 #[derive(Debug, Clone)]
@@ -67,15 +69,21 @@ struct Measured {
     before: Cost,
     after: Cost,
     seconds: f64,
+    /// Signals that were decided within these.
+    decided: u64,
     taken: Taken,
     delivered: Delivered,
+    /// How late the sender was at most.
+    late: Duration,
     /// From the last signal's sending to its decision; nothing when the subject did not get there.
     behind: Option<Duration>,
 }
 
 impl Flow {
-    /// Measures the rates in turn, and tells each one's figures as soon as they are there. Ends early behind a rate that the
-    /// subject does not keep up with. Gives the subject's log.
+    /// Measures the rates in turn, and tells each one's figures as soon as they are there. Gives the subject's log.
+    ///
+    /// # Errors
+    /// Something breaks, or the subject does not keep up with a rate: then the figures of the slower ones are told.
     pub(crate) fn measure(
         &self,
         services: &Services,
@@ -92,19 +100,23 @@ impl Flow {
         let group = Group::of(&topic, name)?;
         let mut session =
             Session { flow: self, services, name, topic, platform, group, instance, start: now(), sent: 0, tasks: 0 };
+        let mut too_fast = None;
         for rate in &self.rates {
             let load_before = load();
             let measured = session.measure(*rate)?;
-            let kept_up = measured.behind.is_some();
-            tell(self.figures(*rate, &load_before, &measured))?;
-            if !kept_up {
-                complain(&format!("{} does not keep up with {rate} signals/s", self.subject.name));
+            if measured.behind.is_none() {
+                // The latencies of the signals that got through would say nothing about the others.
+                too_fast = Some(rate);
                 break;
             }
+            tell(self.figures(*rate, &load_before, &measured))?;
         }
         let Session { mut platform, instance, sent, tasks, .. } = session;
         let log = instance.log()?;
         instance.stop()?;
+        if let Some(rate) = too_fast {
+            anyhow::bail!("{} does not keep up with {rate} signals/s: these are not counted", self.subject.name);
+        }
         if self.subject.kind == Kind::Dispatcher {
             platform.audit(sent, tasks)?;
         }
@@ -113,7 +125,9 @@ impl Flow {
     }
 
     fn figures(&self, rate: u64, load_before: &str, measured: &Measured) -> Value {
-        let Measured { before, after, seconds, taken, delivered, behind } = measured;
+        let Measured { before, after, seconds, decided, taken, delivered, late, behind } = measured;
+        // None where nothing was decided meanwhile.
+        let each = (*decided > 0).then(|| round(after.cpu_since(before) / *decided as f64 * 1e6, 2));
         json!({
             "parameters": {
                 "subject": self.subject.name, "rate": rate, "seconds": self.seconds, "warm_up": self.warm_up, "bytes": BYTES,
@@ -125,11 +139,12 @@ impl Flow {
             "rate": rate,
             "latency_ms": percentiles(&taken.latency),
             "kafka_ack_ms": percentiles(&delivered.latency),
-            "kept_up": behind.is_some(),
             "behind_ms": behind.map(|behind| round(behind.as_secs_f64() * 1e3, 0)),
             "statements_per_s": round((after.statements - before.statements) as f64 / seconds, 1),
             "dispatcher_cpu_cores": round(after.cpu_since(before) / seconds, 3),
-            "cpu_us_per_signal": round(after.cpu_since(before) / seconds / rate as f64 * 1e6, 2),
+            "cpu_us_per_signal": each,
+            "decided_per_s": round(*decided as f64 / seconds, 0),
+            "sender_late_ms": round(late.as_secs_f64() * 1e3, 1),
             "tasks_per_s": round(taken.latency.len() as f64 / self.seconds as f64, 0),
             "pipelines_triggered": taken.pipelines.len(),
             "cost": after.since(before),
@@ -150,18 +165,21 @@ impl Session<'_> {
         let producer = self.topic.producer(&self.flow.compression, Duration::from_millis(self.flow.linger_ms))?;
         let sending = Sending { start: self.start, begin_ns: in_ns(first_due), rate, first: self.sent, total };
         let signals = Signals::new(self.flow.shape.seed + self.sent, self.flow.shape.spread);
-        let sender: JoinHandle<anyhow::Result<Delivered>> =
+        let sender: JoinHandle<anyhow::Result<(Delivered, Duration)>> =
             std::thread::Builder::new().name("sender".into()).spawn(move || sending.run(producer, signals))?;
 
         say(&format!("{}: {rate} signals/s for {seconds} s, after {warm_up} s to warm up", self.flow.subject.name));
         sleep_until(warm)?;
         let began = now();
-        let before = self.cost()?;
+        let (before, first) = (self.cost()?, self.decided()?);
         sleep_until(end)?;
-        let after = self.cost()?;
+        let (after, last) = (self.cost()?, self.decided()?);
         let seconds = (now() - began).as_secs_f64();
 
-        let delivered = sender.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the sender broke off")))?;
+        let (delivered, late) = sender.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the sender broke off")))?;
+        if late > LATE {
+            complain(&format!("the sender was up to {} ms late: the machine is too busy for this rate", late.as_millis()));
+        }
         self.sent += total;
         let sent = now();
         let behind = wait_for("lag 0", self.flow.patience + Duration::from_secs(60), || {
@@ -172,20 +190,28 @@ impl Session<'_> {
         })?;
         let taken = workers.finish()?;
         self.tasks += taken.tasks;
-        Ok(Measured { before, after, seconds, taken, delivered, behind })
+        let decided = last.saturating_sub(first);
+        Ok(Measured { before, after, seconds, decided, taken, delivered, late, behind })
     }
 
     /// Whether everything that was sent is decided, and in the broker.
     fn is_done(&mut self) -> anyhow::Result<bool> {
-        if self.flow.subject.kind == Kind::Contender {
-            return Ok(self.group.committed()? >= self.sent);
-        }
-        if self.platform.progress()?.next_offsets < i64::try_from(self.sent)? {
+        if self.decided()? < self.sent {
             return Ok(false);
+        }
+        if self.flow.subject.kind == Kind::Contender {
+            return Ok(true);
         }
         // A batch is decided before its tasks are published.
         let waiting = "select count(*) from dispatcher.publications where enqueued_at is null";
         Ok(self.platform.owner.query_one(waiting, &[])?.get::<_, i64>(0) == 0)
+    }
+
+    fn decided(&mut self) -> anyhow::Result<u64> {
+        match self.flow.subject.kind {
+            Kind::Dispatcher => Ok(u64::try_from(self.platform.progress()?.consumed)?),
+            Kind::Contender => self.group.committed(),
+        }
     }
 
     fn cost(&mut self) -> anyhow::Result<Cost> {
@@ -206,14 +232,15 @@ struct Sending {
 }
 
 impl Sending {
-    /// Sends each signal when it is due, or as soon after that as it can.
-    fn run(self, producer: Producer, mut signals: Signals) -> anyhow::Result<Delivered> {
+    /// Sends each signal when it is due, or as soon after that as it can. Also gives how late it was at most.
+    fn run(self, producer: Producer, mut signals: Signals) -> anyhow::Result<(Delivered, Duration)> {
         let due = |number: u64| self.begin_ns + number * 1_000_000_000 / self.rate;
-        let mut next = 0;
+        let (mut next, mut late) = (0, 0);
         while next < self.total {
             let elapsed = u64::try_from(now().saturating_duration_since(self.start).as_nanos())?;
             while next < self.total && due(next) <= elapsed {
                 let ns = due(next);
+                late = late.max(elapsed - ns);
                 let number = self.first + next;
                 producer.send(number, signals.next(ns, number), Some(Due { start: self.start, ns }))?;
                 next += 1;
@@ -222,6 +249,6 @@ impl Sending {
             let wait = (self.start + Duration::from_nanos(due(next))).saturating_duration_since(now());
             std::thread::sleep(wait.clamp(TICK, Duration::from_millis(100)));
         }
-        producer.finish(self.total)
+        Ok((producer.finish(self.total)?, Duration::from_nanos(late)))
     }
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::book::{Book, Document};
+use crate::clock::now;
 use crate::kafka::{Preload, Topic};
 use crate::report::table;
 use crate::results::{complain, say};
@@ -82,7 +83,9 @@ pub(crate) fn run(cases: &[Box<dyn Case>], turns: u32, seed: u64, prefix: &str) 
                 None => Book::begin(&prefixed(prefix, case.arm()), seed, &bench.services)?,
             };
             let book = books.entry(case.arm()).or_insert(book);
+            let began = now();
             let measured = case.measure(&mut bench, &mut |variant, figures| book.add(variant, turn, figures));
+            say(&format!("    took {:.1} s", (now() - began).as_secs_f64()));
             // A person who interrupts it wants all of it to end.
             crate::stop::check()?;
             if let Err(error) = measured {

@@ -105,6 +105,7 @@ impl Case for RivalDrained {
         let mut drain = Drain::whole(&self.preload, self.shape, subject);
         drain.watch = Watch::Offsets;
         drain.at_most = self.at_most;
+        drain.workers = Some(Duration::from_secs(1));
         tell(&self.variant, drain.measure(&services, topic, &name())?)
     }
 }

@@ -15,7 +15,7 @@ pub(crate) fn flow(rates: Vec<u64>, seconds: u64, shape: Shape, subject: Subject
     Flow {
         rates,
         seconds,
-        warm_up: 2,
+        warm_up: 1,
         partitions: 4,
         compression: "lz4".to_owned(),
         linger_ms: 2,
@@ -70,15 +70,16 @@ impl Case for RivalPaced {
         let mut flow = self.flow.clone();
         flow.subject = self.rival.subject(&self.variant, bench)?;
         flow.trace = Trace::FromStart;
-        flow.measure(&bench.services, &name(), |figures| {
-            // The latencies of the few that got through would say nothing about the others.
-            if figures["kept_up"] == true {
-                tell(&named(&self.variant, &figures["rate"]), figures)
-            } else {
-                say(&format!("not counted: {} at {}/s", self.variant, figures["rate"]));
-                Ok(())
-            }
-        })?;
+        let mut told = 0;
+        let measured = flow.measure(&bench.services, &name(), |figures| {
+            told += 1;
+            tell(&named(&self.variant, &figures["rate"]), figures)
+        });
+        match measured {
+            // That a rival keeps up with some rates only is a finding, not a failure of the measurement.
+            Err(error) if told > 0 && told < flow.rates.len() => say(&format!("{error:#}")),
+            other => drop(other?),
+        }
         Ok(())
     }
 }

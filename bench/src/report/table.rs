@@ -21,6 +21,7 @@ const LATENCY: &[Column] = &[
     ("p99.9", "/latency_ms/p99.9", 1),
     ("max", "/latency_ms/max", 1),
     ("Kafka's ack p99", "/kafka_ack_ms/p99", 1),
+    ("sender late, most", "/sender_late_ms", 1),
     ("statements/s", "/statements_per_s", 0),
     ("tasks/s", "/tasks_per_s", 0),
     ("cores", "/dispatcher_cpu_cores", 3),
