@@ -81,7 +81,12 @@ impl Book {
             "load": load(),
         });
         let document = Document { arm: arm.to_owned(), context, runs: Vec::new() };
-        Ok(Self { document, path: path(arm) })
+        let path = path(arm);
+        // What is there is of an earlier run; if nothing is measured now, nothing may stand in its place.
+        if path.exists() {
+            fs::remove_file(&path).with_context(|| format!("{}", path.display()))?;
+        }
+        Ok(Self { document, path })
     }
 
     /// Adds a run, and writes the document.

@@ -93,7 +93,7 @@ impl Drain {
             Some(workers) => workers.finish()?.tasks,
             None => queue::len(services, name)?,
         };
-        let sums = self.audit(&mut platform, tasks)?;
+        let sums = self.audit(&mut platform, last, tasks)?;
         warn_of_forgotten(&mut platform.admin, forgotten)?;
         let seconds = (ended - began).as_secs_f64();
         let decided = last.saturating_sub(first) as f64;
@@ -127,11 +127,11 @@ impl Drain {
     }
 
     /// A contender keeps no account that could be checked.
-    fn audit(&self, platform: &mut Platform, tasks: u64) -> anyhow::Result<Progress> {
+    fn audit(&self, platform: &mut Platform, last: u64, tasks: u64) -> anyhow::Result<Progress> {
         match self.subject.kind {
             Kind::Contender => Ok(Progress::default()),
-            Kind::Dispatcher if self.until < self.preload.signals => platform.audit_part(tasks),
-            Kind::Dispatcher => platform.audit(self.until, tasks),
+            Kind::Dispatcher if last < self.preload.signals => platform.audit_part(tasks),
+            Kind::Dispatcher => platform.audit(self.preload.signals, tasks),
         }
     }
 }
