@@ -82,6 +82,7 @@ impl Claims {
         timed.with.push(with);
         timed.without.push(without);
         timed.wal_bytes.push(wal);
+        timed.won.push(won as f64);
         Ok(())
     }
 

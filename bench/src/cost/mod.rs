@@ -36,6 +36,7 @@ struct Timed {
     with: Vec<f64>,
     without: Vec<f64>,
     wal_bytes: Vec<f64>,
+    won: Vec<f64>,
 }
 
 impl Timed {
@@ -47,6 +48,7 @@ impl Timed {
             "without_ms": round(without * 1e3, 3),
             "difference_us_each": round((with - without) / size as f64 * 1e6, 2),
             "wal_bytes_each": wal,
+            "won_percent": (!self.won.is_empty()).then(|| round(median(&self.won) / size as f64 * 100.0, 0)),
             "rounds": self.with.len(),
         })
     }

@@ -71,6 +71,7 @@ const COST: &[Column] = &[
     ("without, ms", "/without_ms", 3),
     ("difference, µs each", "/difference_us_each", 2),
     ("WAL, bytes each", "/wal_bytes_each", 0),
+    ("won, %", "/won_percent", 0),
 ];
 
 /// The columns of an arm.
