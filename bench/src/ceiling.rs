@@ -1,10 +1,10 @@
 //! The ceiling: a bare consumer that only counts, in a process of its own, on the same topic and with the settings that the
 //! dispatcher's consumer has. What the dispatcher adds to this is its price.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use bench_batch::Batches;
 use clap::Args;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -16,9 +16,19 @@ use crate::clock::now;
 use crate::kafka::Topic;
 use crate::process::usage;
 use crate::results::round;
+use crate::subject::pinned;
 
 /// How long Kafka may take to send anything at all.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How records are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Call {
+    /// One by one: what the safe bindings offer.
+    Poll,
+    /// Many at once: librdkafka's batch call.
+    Batch,
+}
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -26,12 +36,14 @@ pub(crate) struct Options {
     topic: String,
     partitions: i32,
     records: u64,
+    call: Call,
 }
 
 /// Counts a topic's records in a process of its own.
-pub(crate) fn measure(topic: &Topic, records: u64) -> anyhow::Result<Value> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.args(["count", &topic.servers, &topic.name, &topic.partitions.to_string(), &records.to_string()]);
+pub(crate) fn measure(topic: &Topic, records: u64, call: Call, cores: Option<&str>) -> anyhow::Result<Value> {
+    let mut command = pinned(&std::env::current_exe()?, cores);
+    let call = if call == Call::Poll { "poll" } else { "batch" };
+    command.args(["count", &topic.servers, &topic.name, &topic.partitions.to_string(), &records.to_string(), call]);
     let output = command.output()?;
     anyhow::ensure!(output.status.success(), "the bare consumer failed: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).context("the answer of the bare consumer")
@@ -54,20 +66,27 @@ pub(crate) fn count(options: &Options) -> anyhow::Result<()> {
         list.add_partition_offset(&options.topic, partition, Offset::Beginning)?;
     }
     consumer.assign(&list)?;
-    let mut bytes = take(&consumer)?;
+    let mut source = match options.call {
+        Call::Poll => Source::Poll(&consumer),
+        Call::Batch => Source::Batch(Batches::of(&consumer).context("the consumer has no queue")?),
+    };
+    let (first, mut bytes) = source.next()?;
     let (began, before) = (now(), usage(std::process::id())?);
-    for _ in 1..options.records {
-        bytes += take(&consumer)?;
+    let mut records = first;
+    while records < options.records {
+        let (more, size) = source.next()?;
+        records += more;
+        bytes += size;
     }
     let seconds = (now() - began).as_secs_f64();
     let after = usage(std::process::id())?;
-    let records = (options.records - 1) as f64;
+    let counted = (records - first) as f64;
     println!(
         "{}",
         json!({
-            "signals_per_s": round(records / seconds, 0),
+            "signals_per_s": round(counted / seconds, 0),
             "cpu_s": round(after.cpu - before.cpu, 2),
-            "cpu_us_per_signal": round((after.cpu - before.cpu) / records * 1e6, 3),
+            "cpu_us_per_signal": round((after.cpu - before.cpu) / counted * 1e6, 3),
             "peak_resident_mb": round(after.peak, 1),
             "bytes": bytes,
         })
@@ -75,8 +94,24 @@ pub(crate) fn count(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The size of the next record.
-fn take(consumer: &BaseConsumer) -> anyhow::Result<usize> {
-    let message = consumer.poll(PATIENCE).context("Kafka sends nothing")??;
-    Ok(message.payload().map_or(0, <[u8]>::len))
+enum Source<'a> {
+    Poll(&'a BaseConsumer),
+    Batch(Batches<'a>),
+}
+
+impl Source<'_> {
+    /// How many records came next, and their size.
+    fn next(&mut self) -> anyhow::Result<(u64, u64)> {
+        match self {
+            Self::Poll(consumer) => {
+                let message = consumer.poll(PATIENCE).context("Kafka sends nothing")??;
+                Ok((1, message.payload().map_or(0, <[u8]>::len) as u64))
+            }
+            Self::Batch(batches) => {
+                let counted = batches.next(PATIENCE).map_err(|code| anyhow::anyhow!("librdkafka gives the code {code}"))?;
+                anyhow::ensure!(counted.records > 0, "Kafka sends nothing");
+                Ok((counted.records, counted.bytes))
+            }
+        }
+    }
 }

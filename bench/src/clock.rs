@@ -21,9 +21,15 @@ pub(crate) fn date() -> jiff::Timestamp {
 ///
 /// # Errors
 /// The probe fails, `limit` is over, or a signal tells us to stop.
-pub(crate) fn wait_for<T>(
+pub(crate) fn wait_for<T>(what: &str, limit: Duration, probe: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+    wait_closely(what, limit, LOOK, probe)
+}
+
+/// The same, with `look` between two questions.
+pub(crate) fn wait_closely<T>(
     what: &str,
     limit: Duration,
+    look: Duration,
     mut probe: impl FnMut() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
     let deadline = now() + limit;
@@ -34,7 +40,7 @@ pub(crate) fn wait_for<T>(
         }
         anyhow::ensure!(now() < deadline, "waited {} s in vain for {what}", limit.as_secs());
         // Only between two questions: the condition decides, not the time.
-        std::thread::sleep(LOOK);
+        std::thread::sleep(look);
     }
 }
 

@@ -14,8 +14,20 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 
 use crate::queue::new_histogram;
-use crate::results::complain;
+use crate::results::{complain, say};
 use crate::services::Services;
+use crate::signals::{BYTES, Signals, Spread};
+
+/// What a topic is filled with before anybody reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
+pub(crate) struct Preload {
+    pub(crate) signals: u64,
+    pub(crate) partitions: i32,
+    /// lz4, zstd, gzip or none.
+    pub(crate) compression: String,
+    pub(crate) spread: Spread,
+    pub(crate) seed: u64,
+}
 
 /// A topic that is deleted when the run is over.
 #[derive(Debug)]
@@ -34,6 +46,28 @@ impl Topic {
             result.map_err(|(name, code)| anyhow::anyhow!("Kafka does not make the topic {name}: {code}"))?;
         }
         Ok(topic)
+    }
+
+    /// A topic that is full already.
+    pub(crate) fn filled(services: &Services, name: &str, preload: &Preload) -> anyhow::Result<Self> {
+        let topic = Self::create(services, name, preload.partitions)?;
+        topic.fill(preload)?;
+        Ok(topic)
+    }
+
+    /// Fills an empty topic.
+    pub(crate) fn fill(&self, preload: &Preload) -> anyhow::Result<()> {
+        say(&format!("filling a topic with {} signals of {BYTES} bytes, {}", preload.signals, preload.compression));
+        let producer = self.producer(&preload.compression, Duration::from_millis(50))?;
+        let mut signals = Signals::new(preload.seed, preload.spread);
+        for number in 0..preload.signals {
+            producer.send(number, signals.next(0, number), None)?;
+            if number % 65_536 == 0 {
+                crate::stop::check()?;
+            }
+        }
+        producer.finish(preload.signals)?;
+        Ok(())
     }
 
     fn admin(&self) -> anyhow::Result<AdminClient<DefaultClientContext>> {

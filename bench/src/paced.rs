@@ -6,207 +6,249 @@
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use clap::Args;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use crate::clock::{now, sleep_until, wait_for};
-use crate::dispatcher::{Instance, Setting, change};
+use crate::group::Group;
+use crate::instance::{Instance, Setting};
 use crate::kafka::{Delivered, Due, Producer, Topic};
 use crate::machine::load;
 use crate::platform::{Platform, Shape};
-use crate::queue::{List, Taken, Window, Workers};
-use crate::results::{Cost, Results, Table, complain, percentiles, round, say};
+use crate::queue::{List, Taken, Trace, Window, Workers};
+use crate::results::{Cost, complain, percentiles, round, say, warn_of_forgotten};
 use crate::services::Services;
-use crate::signals::{BYTES, Signals, TICKERS};
+use crate::signals::{BYTES, Signals};
 use crate::statements;
+use crate::subject::{Kind, Subject};
 
 /// The sender sleeps at least this long between two looks at the clock.
 const TICK: Duration = Duration::from_micros(500);
+/// A sender that is later than this shows a machine that is too busy rather than a slow dispatcher.
+const LATE: Duration = Duration::from_millis(50);
 
-#[derive(Debug, Args)]
-pub(crate) struct Options {
+/// A flow of signals, at one rate after the other.
+#[derive(Debug, Clone)]
+pub(crate) struct Flow {
     /// Signals a second.
-    #[arg(long, default_value_t = 10_000)]
-    rate: u64,
-    /// Seconds that are measured.
-    #[arg(long, default_value_t = 60)]
-    seconds: u64,
-    /// Seconds before that, at the same rate.
-    #[arg(long, default_value_t = 5)]
-    warm_up: u64,
-    #[arg(long, default_value_t = 4)]
-    partitions: i32,
-    /// The sender's compression: lz4, zstd, gzip or none.
-    #[arg(long, default_value = "lz4")]
-    compression: String,
+    pub(crate) rates: Vec<u64>,
+    /// Seconds that are measured at each rate.
+    pub(crate) seconds: u64,
+    /// Seconds before that.
+    pub(crate) warm_up: u64,
+    pub(crate) partitions: i32,
+    /// lz4, zstd, gzip or none.
+    pub(crate) compression: String,
     /// Milliseconds that the sender's client waits for company.
-    #[arg(long, default_value_t = 2)]
-    linger_ms: u64,
-    #[arg(long, default_value_t = 1_000)]
-    pipelines: u32,
-    /// Tickers that each pipeline watches, out of 5,000.
-    #[arg(long, default_value_t = 20)]
-    tickers_each: u32,
-    /// The share of pipelines that has an execution running throughout.
-    #[arg(long, default_value_t = 0.3)]
-    busy: f64,
-    /// Milliseconds that an execution takes; so long its pipeline is busy.
-    #[arg(long, default_value_t = 1_000)]
-    execution_ms: u64,
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// A variable of the dispatcher that is not to have its default, as NAME=VALUE; may be repeated.
-    #[arg(long = "set", value_parser = change, value_name = "NAME=VALUE")]
-    changes: Vec<(String, String)>,
+    pub(crate) linger_ms: u64,
+    pub(crate) shape: Shape,
+    /// How long an execution takes; so long its pipeline is busy.
+    pub(crate) execution: Duration,
+    pub(crate) trace: Trace,
+    pub(crate) subject: Subject,
+    /// How long the subject may take for what it has not done when the last signal of a rate is sent.
+    pub(crate) patience: Duration,
 }
 
-/// Everything that a run leaves.
+/// Everything that is up while a flow runs.
+struct Session<'a> {
+    flow: &'a Flow,
+    services: &'a Services,
+    name: &'a str,
+    topic: Topic,
+    platform: Platform,
+    group: Group,
+    instance: Instance,
+    /// All rates are timed from here, so that no two signals have the same id.
+    start: Instant,
+    sent: u64,
+    tasks: u64,
+}
+
+/// What one rate leaves.
 struct Measured {
     before: Cost,
     after: Cost,
     seconds: f64,
+    /// Signals that were decided within these.
+    decided: u64,
     taken: Taken,
     delivered: Delivered,
+    /// How late the sender was at most.
+    late: Duration,
+    /// From the last signal's sending to its decision; nothing when the subject did not get there.
+    behind: Option<Duration>,
 }
 
-pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let services = Services::from_environment()?;
-    let name = format!("bench_{}", &Uuid::new_v4().simple().to_string()[..12]);
-    let topic = Topic::create(&services, &name, options.partitions)?;
-    let Options { pipelines, tickers_each, busy, seed, .. } = *options;
-    let shape = Shape { pipelines, tickers_each, watched: TICKERS, busy, seed };
-    let mut platform = Platform::create(&services, &name, &shape)?;
-    statements::tell_planning(&mut platform.admin, &platform.role)?;
-    let _list = List { services: &services, name: &name };
-    let mut results = Results::open("paced", seed, &services, &mut platform.admin)?;
-    let forgotten = statements::forgotten(&mut platform.admin)?;
-    let load_before = load();
-
-    let mut dispatcher = Setting::new(&services, &platform, &topic, &name, &options.changes).start()?;
-    wait_for("the dispatcher's partitions", Duration::from_secs(120), || {
-        dispatcher.check()?;
-        let held: i64 = platform.owner.query_one("select count(*) from dispatcher.progress", &[])?.get(0);
-        Ok((held == i64::from(options.partitions)).then_some(()))
-    })?;
-    let measured = measure(options, &services, &mut platform, &topic, &name, &mut dispatcher)?;
-    let costliest = statements::costliest(&mut platform.admin, &platform.role)?;
-    let warnings = dispatcher.stop()?;
-    let sums = platform.audit(options.rate * (options.warm_up + options.seconds), measured.taken.tasks)?;
-    if statements::forgotten(&mut platform.admin)? != forgotten {
-        complain("pg_stat_statements has forgotten statements meanwhile: the counts may be too low");
-    }
-
-    let Measured { before, after, seconds, taken, delivered } = &measured;
-    let run = json!({
-        "parameters": {
-            "rate": options.rate, "seconds": options.seconds, "warm_up": options.warm_up, "bytes": BYTES,
-            "partitions": options.partitions, "compression": options.compression, "linger_ms": options.linger_ms,
-            "pipelines": pipelines, "tickers_each": tickers_each, "busy": busy, "execution_ms": options.execution_ms, "changes": options.changes,
-        },
-        "load_before": load_before,
-        "latency_ms": percentiles(&taken.latency),
-        "kafka_ack_ms": percentiles(&delivered.latency),
-        "statements_per_s": round((after.statements - before.statements) as f64 / seconds, 1),
-        "dispatcher_cpu_cores": round(after.cpu_since(before) / seconds, 3),
-        "tasks_per_s": round(taken.latency.len() as f64 / options.seconds as f64, 0),
-        "pipelines_triggered": taken.pipelines.len(),
-        "cost": after.since(before),
-        "sums": {"consumed": sums.consumed, "triggered": sums.triggered, "busy": sums.busy, "unmatched": sums.unmatched, "merged": sums.merged},
-        "costliest_statements": costliest,
-        "warnings": warnings,
-    });
-    results.write(&run)?;
-    show(&run);
-    Ok(())
-}
-
-fn measure(
-    options: &Options,
-    services: &Services,
-    platform: &mut Platform,
-    topic: &Topic,
-    name: &str,
-    dispatcher: &mut Instance,
-) -> anyhow::Result<Measured> {
-    let total = options.rate * (options.warm_up + options.seconds);
-    let start = now() + Duration::from_millis(100);
-    let (warm, end) = (Duration::from_secs(options.warm_up), Duration::from_secs(options.warm_up + options.seconds));
-    let in_ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-    let workers = Workers::start(
-        services,
-        platform,
-        name,
-        Window { start, from_ns: in_ns(warm), to_ns: in_ns(end) },
-        Duration::from_millis(options.execution_ms),
-    )?;
-    let producer = topic.producer(&options.compression, Duration::from_millis(options.linger_ms))?;
-    let (rate, seed) = (options.rate, options.seed);
-    let sender: JoinHandle<anyhow::Result<Delivered>> =
-        std::thread::Builder::new().name("sender".into()).spawn(move || send(producer, start, rate, total, seed))?;
-
-    say(&format!("{} signals/s for {} s, after {} s to warm up", options.rate, options.seconds, options.warm_up));
-    sleep_until(start + warm)?;
-    let began = now();
-    let before = Cost::so_far(services, dispatcher.usage()?, statements::count(&mut platform.admin, &platform.role)?);
-    sleep_until(start + end)?;
-    let after = Cost::so_far(services, dispatcher.usage()?, statements::count(&mut platform.admin, &platform.role)?);
-    let seconds = (now() - began).as_secs_f64();
-
-    let delivered = sender.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the sender broke off")))?;
-    wait_for("lag 0", Duration::from_secs(300), || {
-        dispatcher.check()?;
-        workers.check()?;
-        Ok((platform.progress()?.next_offsets >= i64::try_from(total)?).then_some(()))
-    })?;
-    // A batch is decided before its tasks are published: the ledger says how many there are to come.
-    let triggers: i64 = platform.owner.query_one("select count(*) from dispatcher.triggers", &[])?.get(0);
-    wait_for("the last tasks", Duration::from_secs(60), || {
-        let published: i64 =
-            platform.owner.query_one("select count(*) from dispatcher.publications where enqueued_at is null", &[])?.get(0);
-        Ok((published == 0).then_some(()))
-    })?;
-    let taken = workers.finish()?;
-    anyhow::ensure!(taken.tasks == u64::try_from(triggers)?, "{triggers} triggers, {} tasks", taken.tasks);
-    Ok(Measured { before, after, seconds, taken, delivered })
-}
-
-/// Sends each signal when it is due, or as soon after that as it can.
-fn send(producer: Producer, start: Instant, rate: u64, total: u64, seed: u64) -> anyhow::Result<Delivered> {
-    let mut signals = Signals::new(seed);
-    let due = |number: u64| number * 1_000_000_000 / rate;
-    let mut next = 0;
-    while next < total {
-        let elapsed = u64::try_from(now().saturating_duration_since(start).as_nanos())?;
-        while next < total && due(next) <= elapsed {
-            let ns = due(next);
-            producer.send(next, signals.next(ns, next), Some(Due { start, ns }))?;
-            next += 1;
+impl Flow {
+    /// Measures the rates in turn, and tells each one's figures as soon as they are there. Gives the subject's log.
+    ///
+    /// # Errors
+    /// Something breaks, or the subject does not keep up with a rate: then the figures of the slower ones are told.
+    pub(crate) fn measure(
+        &self,
+        services: &Services,
+        name: &str,
+        mut tell: impl FnMut(Value) -> anyhow::Result<()>,
+    ) -> anyhow::Result<String> {
+        let topic = Topic::create(services, name, self.partitions)?;
+        let mut platform = Platform::create(services, name, &self.shape, &self.subject.migrate)?;
+        statements::tell_planning(&mut platform.admin, &platform.role)?;
+        let _list = List { services, name };
+        let forgotten = statements::forgotten(&mut platform.admin)?;
+        let mut instance = Setting::new(services, &platform, &topic, name, &self.subject).start()?;
+        instance.wait_ready(&mut platform, self.partitions)?;
+        let group = Group::of(&topic, name)?;
+        let mut session =
+            Session { flow: self, services, name, topic, platform, group, instance, start: now(), sent: 0, tasks: 0 };
+        let mut too_fast = None;
+        for rate in &self.rates {
+            let load_before = load();
+            let measured = session.measure(*rate)?;
+            if measured.behind.is_none() {
+                // The latencies of the signals that got through would say nothing about the others.
+                too_fast = Some(rate);
+                break;
+            }
+            tell(self.figures(*rate, &load_before, &measured))?;
         }
-        crate::stop::check()?;
-        let wait = (start + Duration::from_nanos(due(next))).saturating_duration_since(now());
-        std::thread::sleep(wait.clamp(TICK, Duration::from_millis(100)));
+        let Session { mut platform, instance, sent, tasks, .. } = session;
+        let log = instance.log()?;
+        instance.stop()?;
+        if let Some(rate) = too_fast {
+            anyhow::bail!("{} does not keep up with {rate} signals/s: these are not counted", self.subject.name);
+        }
+        if self.subject.kind == Kind::Dispatcher {
+            platform.audit(sent, tasks)?;
+        }
+        warn_of_forgotten(&mut platform.admin, forgotten)?;
+        Ok(log)
     }
-    producer.finish(total)
+
+    fn figures(&self, rate: u64, load_before: &str, measured: &Measured) -> Value {
+        let Measured { before, after, seconds, decided, taken, delivered, late, behind } = measured;
+        // None where nothing was decided meanwhile.
+        let each = (*decided > 0).then(|| round(after.cpu_since(before) / *decided as f64 * 1e6, 2));
+        json!({
+            "parameters": {
+                "subject": self.subject.name, "rate": rate, "seconds": self.seconds, "warm_up": self.warm_up, "bytes": BYTES,
+                "partitions": self.partitions, "compression": self.compression, "linger_ms": self.linger_ms, "shape": self.shape,
+                "execution_ms": u64::try_from(self.execution.as_millis()).unwrap_or(u64::MAX),
+                "command": format!("{:?}", self.subject.command()),
+            },
+            "load_before": load_before,
+            "rate": rate,
+            "latency_ms": percentiles(&taken.latency),
+            "kafka_ack_ms": percentiles(&delivered.latency),
+            "behind_ms": behind.map(|behind| round(behind.as_secs_f64() * 1e3, 0)),
+            "statements_per_s": round((after.statements - before.statements) as f64 / seconds, 1),
+            "dispatcher_cpu_cores": round(after.cpu_since(before) / seconds, 3),
+            "cpu_us_per_signal": each,
+            "decided_per_s": round(*decided as f64 / seconds, 0),
+            "sender_late_ms": round(late.as_secs_f64() * 1e3, 1),
+            "tasks_per_s": round(taken.latency.len() as f64 / self.seconds as f64, 0),
+            "pipelines_triggered": taken.pipelines.len(),
+            "cost": after.since(before),
+        })
+    }
 }
 
-fn show(run: &Value) {
-    let mut table = Table::new(&["ms", "p50", "p90", "p99", "p99.9", "max", "count"]);
-    for (name, key) in [("due to task in hand", "latency_ms"), ("due to Kafka's ack", "kafka_ack_ms")] {
-        let latency = &run[key];
-        let cells = ["p50", "p90", "p99", "p99.9", "max", "count"].map(|quantile| latency[quantile].to_string());
-        table.row([name.to_owned()].into_iter().chain(cells).collect());
+impl Session<'_> {
+    fn measure(&mut self, rate: u64) -> anyhow::Result<Measured> {
+        let Flow { seconds, warm_up, .. } = *self.flow;
+        let total = rate * (warm_up + seconds);
+        let first_due = now() + Duration::from_millis(100);
+        let (warm, end) = (first_due + Duration::from_secs(warm_up), first_due + Duration::from_secs(warm_up + seconds));
+        let in_ns = |instant: Instant| u64::try_from((instant - self.start).as_nanos()).unwrap_or(u64::MAX);
+        let window = Window { start: self.start, from_ns: in_ns(warm), to_ns: in_ns(end) };
+        let life = (self.flow.execution, self.flow.trace);
+        let workers = Workers::start(self.services, &self.platform, self.name, window, life)?;
+        let producer = self.topic.producer(&self.flow.compression, Duration::from_millis(self.flow.linger_ms))?;
+        let sending = Sending { start: self.start, begin_ns: in_ns(first_due), rate, first: self.sent, total };
+        let signals = Signals::new(self.flow.shape.seed + self.sent, self.flow.shape.spread);
+        let sender: JoinHandle<anyhow::Result<(Delivered, Duration)>> =
+            std::thread::Builder::new().name("sender".into()).spawn(move || sending.run(producer, signals))?;
+
+        say(&format!("{}: {rate} signals/s for {seconds} s, after {warm_up} s to warm up", self.flow.subject.name));
+        sleep_until(warm)?;
+        let began = now();
+        let (before, first) = (self.cost()?, self.decided()?);
+        sleep_until(end)?;
+        let (after, last) = (self.cost()?, self.decided()?);
+        let seconds = (now() - began).as_secs_f64();
+
+        let (delivered, late) = sender.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the sender broke off")))?;
+        if late > LATE {
+            complain(&format!("the sender was up to {} ms late: the machine is too busy for this rate", late.as_millis()));
+        }
+        self.sent += total;
+        let sent = now();
+        let behind = wait_for("lag 0", self.flow.patience + Duration::from_secs(60), || {
+            self.instance.check()?;
+            workers.check()?;
+            let behind = now() - sent;
+            Ok(if self.is_done()? { Some(Some(behind)) } else { (behind >= self.flow.patience).then_some(None) })
+        })?;
+        let taken = workers.finish()?;
+        self.tasks += taken.tasks;
+        let decided = last.saturating_sub(first);
+        Ok(Measured { before, after, seconds, decided, taken, delivered, late, behind })
     }
-    table.print();
-    let mut table = Table::new(&["", "stmt/s", "tasks/s", "cores", "MB", "peak MB", "load (1, 5, 15 min)"]);
-    table.row(vec![
-        "dispatcher".to_owned(),
-        run["statements_per_s"].to_string(),
-        run["tasks_per_s"].to_string(),
-        run["dispatcher_cpu_cores"].to_string(),
-        run["cost"]["resident_mb"].to_string(),
-        run["cost"]["peak_resident_mb"].to_string(),
-        load(),
-    ]);
-    table.print();
+
+    /// Whether everything that was sent is decided, and in the broker.
+    fn is_done(&mut self) -> anyhow::Result<bool> {
+        if self.decided()? < self.sent {
+            return Ok(false);
+        }
+        if self.flow.subject.kind == Kind::Contender {
+            return Ok(true);
+        }
+        // A batch is decided before its tasks are published.
+        let waiting = "select count(*) from dispatcher.publications where enqueued_at is null";
+        Ok(self.platform.owner.query_one(waiting, &[])?.get::<_, i64>(0) == 0)
+    }
+
+    fn decided(&mut self) -> anyhow::Result<u64> {
+        match self.flow.subject.kind {
+            Kind::Dispatcher => Ok(u64::try_from(self.platform.progress()?.consumed)?),
+            Kind::Contender => self.group.committed(),
+        }
+    }
+
+    fn cost(&mut self) -> anyhow::Result<Cost> {
+        let statements = statements::count(&mut self.platform.admin, &self.platform.role)?;
+        Ok(Cost::so_far(self.services, self.instance.usage()?, statements))
+    }
+}
+
+/// What a sender has to do.
+struct Sending {
+    start: Instant,
+    /// When the first signal is due, after the start.
+    begin_ns: u64,
+    rate: u64,
+    /// The number of the first signal.
+    first: u64,
+    total: u64,
+}
+
+impl Sending {
+    /// Sends each signal when it is due, or as soon after that as it can. Also gives how late it was at most.
+    fn run(self, producer: Producer, mut signals: Signals) -> anyhow::Result<(Delivered, Duration)> {
+        let due = |number: u64| self.begin_ns + number * 1_000_000_000 / self.rate;
+        let (mut next, mut late) = (0, 0);
+        while next < self.total {
+            let elapsed = u64::try_from(now().saturating_duration_since(self.start).as_nanos())?;
+            while next < self.total && due(next) <= elapsed {
+                let ns = due(next);
+                late = late.max(elapsed - ns);
+                let number = self.first + next;
+                producer.send(number, signals.next(ns, number), Some(Due { start: self.start, ns }))?;
+                next += 1;
+            }
+            crate::stop::check()?;
+            let wait = (self.start + Duration::from_nanos(due(next))).saturating_duration_since(now());
+            std::thread::sleep(wait.clamp(TICK, Duration::from_millis(100)));
+        }
+        Ok((producer.finish(self.total)?, Duration::from_nanos(late)))
+    }
 }

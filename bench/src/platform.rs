@@ -1,6 +1,8 @@
 //! The platform of a run: a database of its own with pipelines made from a seed, and a role for the dispatcher that may do
 //! what docs/postgres-role.sql grants, and nothing else.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Context as _;
@@ -9,26 +11,27 @@ use rand_chacha::rand_core::RngCore;
 use url::Url;
 use uuid::Uuid;
 
-use crate::dispatcher::PROGRAM;
 use crate::results::complain;
 use crate::services::Services;
-use crate::signals::{below, random, ticker};
+use crate::signals::{Draw, Spread, random, ticker};
 
 /// What pipelines there are.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, serde::Serialize)]
 pub(crate) struct Shape {
     pub(crate) pipelines: u32,
     /// Tickers that each of them watches.
     pub(crate) tickers_each: u32,
     /// They choose among the first so many tickers; signals of the others are unmatched.
     pub(crate) watched: u32,
+    /// How they choose.
+    pub(crate) spread: Spread,
     /// The share of them that has a RUNNING execution from beginning to end.
     pub(crate) busy: f64,
     pub(crate) seed: u64,
 }
 
 /// What became of the records so far.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub(crate) struct Progress {
     pub(crate) next_offsets: i64,
     pub(crate) consumed: i64,
@@ -52,7 +55,7 @@ pub(crate) struct Platform {
 }
 
 impl Platform {
-    pub(crate) fn create(services: &Services, name: &str, shape: &Shape) -> anyhow::Result<Self> {
+    pub(crate) fn create(services: &Services, name: &str, shape: &Shape, program: &Path) -> anyhow::Result<Self> {
         let mut admin = connect(&services.postgres)?;
         let mut url = services.postgres.clone();
         url.set_path(name);
@@ -62,7 +65,7 @@ impl Platform {
         let mut platform = Self { admin, owner, role: format!("{name}_role"), url, password };
         platform.owner.batch_execute(include_str!("../../worker/src/trigger_dispatcher_worker/schema.sql"))?;
         platform.fill(shape)?;
-        platform.migrate()?;
+        platform.migrate(program)?;
         platform.owner.batch_execute(include_str!("../../docs/postgres-role.sql")).context("docs/postgres-role.sql")?;
         let login = format!("create role {} login password '{}' in role trigger_dispatcher", platform.role, platform.password);
         platform.owner.batch_execute(&login)?;
@@ -79,9 +82,10 @@ impl Platform {
         };
         let ids: Vec<Uuid> = (0..shape.pipelines).map(|_| id()).collect();
         let users: Vec<Uuid> = (0..shape.pipelines).map(|_| id()).collect();
+        let draw = Draw::new(shape.spread, shape.watched);
         let tickers: Vec<String> = (0..shape.pipelines)
             .map(|_| {
-                let chosen: Vec<_> = (0..shape.tickers_each).map(|_| ticker(below(&mut random, shape.watched))).collect();
+                let chosen: Vec<_> = choose(&draw, shape, &mut random).into_iter().map(ticker).collect();
                 serde_json::Value::from(chosen).to_string()
             })
             .collect();
@@ -101,13 +105,13 @@ impl Platform {
     }
 
     /// Makes the schema `dispatcher`, as the owner of the platform does.
-    fn migrate(&self) -> anyhow::Result<()> {
+    fn migrate(&self, program: &Path) -> anyhow::Result<()> {
         let (user, password) = (self.url.username(), self.url.password().unwrap_or_default());
-        let mut command = Command::new(PROGRAM.as_path());
+        let mut command = Command::new(program);
         command.arg("migrate").env_clear().current_dir(std::env::temp_dir()).envs(self.variables_of(user, password));
         // It reads the whole configuration; what it does not use need not exist.
         command.env("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9").env("CELERY_BROKER_URL", "redis://127.0.0.1:9/0");
-        let output = command.output().with_context(|| format!("cannot run {}", PROGRAM.display()))?;
+        let output = command.output().with_context(|| format!("cannot run {}", program.display()))?;
         anyhow::ensure!(
             output.status.success(),
             "trigger-dispatcher migrate failed: {}{}",
@@ -137,6 +141,17 @@ impl Platform {
         connect(&self.url)
     }
 
+    /// Partitions that the dispatcher has opened.
+    pub(crate) fn partitions(&mut self) -> anyhow::Result<i64> {
+        Ok(self.owner.query_one("select count(*) from dispatcher.progress", &[])?.get(0))
+    }
+
+    /// Claims in the ledger, each signal counted once for each slot.
+    pub(crate) fn distinct_claims(&mut self) -> anyhow::Result<i64> {
+        let sql = "select count(*) from (select distinct pipeline_id, ticker, signal_id from dispatcher.triggers) as claims";
+        Ok(self.owner.query_one(sql, &[])?.get(0))
+    }
+
     /// What became of the records so far, over all partitions.
     pub(crate) fn progress(&mut self) -> anyhow::Result<Progress> {
         let row = self.owner.query_one(
@@ -159,8 +174,20 @@ impl Platform {
 
     /// Fails unless everything that was sent is decided and accounted for, and all tasks were published.
     pub(crate) fn audit(&mut self, sent: u64, tasks: u64) -> anyhow::Result<Progress> {
-        let sums = self.progress()?;
+        let sums = self.audit_part(tasks)?;
         anyhow::ensure!(sums.consumed == i64::try_from(sent)?, "{sent} signals were sent, {} decided", sums.consumed);
+        Ok(sums)
+    }
+
+    /// Fails unless everything that is decided is accounted for once, and all tasks were published.
+    pub(crate) fn audit_part(&mut self, tasks: u64) -> anyhow::Result<Progress> {
+        let sums = self.progress()?;
+        anyhow::ensure!(
+            sums.consumed == sums.next_offsets,
+            "{} signals were decided, by the offsets it were {}",
+            sums.consumed,
+            sums.next_offsets
+        );
         let reasons = sums.triggered + sums.busy + sums.unmatched + sums.merged + sums.wrong;
         anyhow::ensure!(sums.consumed == reasons, "{} signals have {reasons} reasons", sums.consumed);
         anyhow::ensure!(sums.wrong == 0, "{} signals were redelivered, stale or invalid", sums.wrong);
@@ -179,6 +206,21 @@ impl Drop for Platform {
             }
         }
     }
+}
+
+/// Tickers of one pipeline, no one twice.
+fn choose(draw: &Draw, shape: &Shape, random: &mut rand_chacha::ChaCha8Rng) -> Vec<u32> {
+    if shape.watched <= shape.tickers_each {
+        return (0..shape.watched).collect();
+    }
+    let (mut seen, mut chosen) = (BTreeSet::new(), Vec::new());
+    while chosen.len() < shape.tickers_each as usize {
+        let number = draw.next(random);
+        if seen.insert(number) {
+            chosen.push(number);
+        }
+    }
+    chosen
 }
 
 fn connect(url: &Url) -> anyhow::Result<Client> {

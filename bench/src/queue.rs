@@ -39,6 +39,15 @@ pub(crate) struct Taken {
     pub(crate) latency: Histogram<u64>,
 }
 
+/// What workers leave in the table of executions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trace {
+    /// A finished execution when the task is over: the least that frees a pipeline of the dispatcher.
+    AtEnd,
+    /// A running execution from the task's start on, which a contender needs to see that a pipeline is busy.
+    FromStart,
+}
+
 /// Which signals count, and since when they are timed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Window {
@@ -52,6 +61,7 @@ pub(crate) struct Window {
 pub(crate) struct Workers {
     stop: Arc<AtomicBool>,
     reader: JoinHandle<anyhow::Result<Taken>>,
+    beginner: Option<JoinHandle<anyhow::Result<()>>>,
     ender: JoinHandle<anyhow::Result<u64>>,
 }
 
@@ -61,16 +71,25 @@ impl Workers {
         platform: &Platform,
         list: &str,
         window: Window,
-        execution: Duration,
+        (execution, trace): (Duration, Trace),
     ) -> anyhow::Result<Self> {
         let connection = redis::Client::open(services.redis.as_str())?.get_connection()?;
         let client = platform.another()?;
         let stop = Arc::new(AtomicBool::new(false));
-        let (tasks, received) = channel();
+        let (tasks, mut received) = channel();
+        let beginner = match trace {
+            Trace::AtEnd => None,
+            Trace::FromStart => {
+                let (forward, begun) = channel();
+                let taken = std::mem::replace(&mut received, begun);
+                let client = platform.another()?;
+                Some(std::thread::Builder::new().name("beginner".into()).spawn(move || begin(client, &taken, &forward))?)
+            }
+        };
         let reader = Reader { connection, list: list.to_owned(), window, execution, stop: Arc::clone(&stop), tasks };
         let reader = std::thread::Builder::new().name("reader".into()).spawn(move || reader.run())?;
-        let ender = std::thread::Builder::new().name("ender".into()).spawn(move || end(client, &received))?;
-        Ok(Self { stop, reader, ender })
+        let ender = std::thread::Builder::new().name("ender".into()).spawn(move || end(client, &received, trace))?;
+        Ok(Self { stop, reader, beginner, ender })
     }
 
     /// Fails if a thread has ended by itself.
@@ -84,6 +103,7 @@ impl Workers {
         self.stop.store(true, Ordering::Release);
         let ended = join(self.ender);
         let taken = join(self.reader)?;
+        self.beginner.map_or(Ok(()), join)?;
         let ended = ended?;
         anyhow::ensure!(ended == taken.tasks, "{} tasks were taken, {ended} ended", taken.tasks);
         Ok(taken)
@@ -137,6 +157,8 @@ impl Reader {
         let message: Message<'_> = serde_json::from_slice(message)?;
         let body = BASE64.decode(message.body)?;
         let (_, kwargs, _): (IgnoredAny, Kwargs, IgnoredAny) = serde_json::from_slice(&body)?;
+        // A contender may give its executions no id.
+        let execution_id = kwargs.execution_id.unwrap_or_else(Uuid::new_v4);
         let due = due_ns(&kwargs.signal_context.signal_id).context("the id of a signal that is not ours")?;
         if (self.window.from_ns..self.window.to_ns).contains(&due) {
             let due = crate::kafka::Due { start: self.window.start, ns: due };
@@ -146,7 +168,7 @@ impl Reader {
         *taken.pipelines.entry(kwargs.pipeline_id).or_default() += 1;
         // Nobody ends tasks any more: its error is told when it is joined.
         let ends = now + self.execution;
-        self.tasks.send(Task { execution_id: kwargs.execution_id, pipeline_id: kwargs.pipeline_id, ends }).ok();
+        self.tasks.send(Task { execution_id, pipeline_id: kwargs.pipeline_id, ends }).ok();
         Ok(())
     }
 }
@@ -159,7 +181,7 @@ struct Message<'a> {
 #[derive(Deserialize)]
 struct Kwargs {
     pipeline_id: Uuid,
-    execution_id: Uuid,
+    execution_id: Option<Uuid>,
     signal_context: Context,
 }
 
@@ -168,31 +190,57 @@ struct Context {
     signal_id: String,
 }
 
-/// Ends tasks until the reader is gone, in their order; each statement takes all that are due. An execution that was ended
-/// already breaks the primary key: a second task for it would not go unseen.
-fn end(mut client: Client, tasks: &Receiver<Task>) -> anyhow::Result<u64> {
+/// Notes tasks as running until the reader is gone, and hands them on to their end.
+fn begin(mut client: Client, tasks: &Receiver<Task>, begun: &Sender<Task>) -> anyhow::Result<()> {
+    while let Ok(first) = tasks.recv() {
+        let batch: Vec<Task> = std::iter::once(first).chain(tasks.try_iter().take(5_000)).collect();
+        let (executions, pipelines) = columns(&batch);
+        client
+            .execute(
+                "insert into executions (id, pipeline_id, status) select id, pipeline_id, 'RUNNING' from unnest($1::uuid[], $2::uuid[]) as e (id, pipeline_id)",
+                &[&executions, &pipelines],
+            )
+            .context("executions cannot begin")?;
+        // Nobody ends tasks any more: its error is told when it is joined.
+        for task in batch {
+            begun.send(task).ok();
+        }
+    }
+    Ok(())
+}
+
+/// Ends tasks until nobody hands any on, in their order; each statement takes all that are due. An execution that began or
+/// ended already breaks the primary key: a second task for it would not go unseen.
+fn end(mut client: Client, tasks: &Receiver<Task>, trace: Trace) -> anyhow::Result<u64> {
+    let sql = match trace {
+        Trace::AtEnd => {
+            "insert into executions (id, pipeline_id, status) select id, pipeline_id, 'COMPLETED' from unnest($1::uuid[], $2::uuid[]) as e (id, pipeline_id)"
+        }
+        Trace::FromStart => {
+            "update executions x set status = 'COMPLETED', finished_at = now() from unnest($1::uuid[], $2::uuid[]) as e (id, pipeline_id) where x.id = e.id"
+        }
+    };
     let mut ended = 0;
     let mut next = None;
     while let Some(first) = next.take().or_else(|| tasks.recv().ok()) {
         std::thread::sleep(first.ends.saturating_duration_since(clock::now()));
-        let (mut executions, mut pipelines) = (vec![first.execution_id], vec![first.pipeline_id]);
+        let mut batch = vec![first];
         let now = clock::now();
         for task in tasks.try_iter().take(5_000) {
             if task.ends > now {
                 next = Some(task);
                 break;
             }
-            executions.push(task.execution_id);
-            pipelines.push(task.pipeline_id);
+            batch.push(task);
         }
-        ended += client
-            .execute(
-                "insert into executions (id, pipeline_id, status) select id, pipeline_id, 'COMPLETED' from unnest($1::uuid[], $2::uuid[]) as e (id, pipeline_id)",
-                &[&executions, &pipelines],
-            )
-            .context("executions cannot be ended")?;
+        let (executions, pipelines) = columns(&batch);
+        ended += client.execute(sql, &[&executions, &pipelines]).context("executions cannot be ended")?;
     }
     Ok(ended)
+}
+
+fn columns(tasks: &[Task]) -> (Vec<Uuid>, Vec<Uuid>) {
+    tasks.iter().map(|task| (task.execution_id, task.pipeline_id)).unzip()
 }
 
 /// Tasks that wait in a list.

@@ -1,16 +1,12 @@
-//! Figures: a table for people, JSON lines for machines.
+//! Figures: what they cost, how they are rounded, and a table for people.
 
-use std::fs::{File, OpenOptions, create_dir_all};
-use std::io::Write as _;
-use std::path::Path;
-
-use anyhow::Context as _;
 use hdrhistogram::Histogram;
+use postgres::Client;
 use serde_json::{Map, Value, json};
 
-use crate::machine::{load, machine, versions};
 use crate::process::{Usage, family_cpu};
 use crate::services::Services;
+use crate::statements;
 
 /// Tells a person what goes on.
 #[expect(clippy::print_stderr, reason = "progress is for people")]
@@ -23,41 +19,12 @@ pub(crate) fn complain(text: &str) {
     say(&format!("warning: {text}"));
 }
 
-/// Where the JSON lines of one command go.
-pub(crate) struct Results {
-    file: File,
-    common: Map<String, Value>,
-}
-
-impl Results {
-    /// Appends to bench/results/BENCHMARK.jsonl.
-    pub(crate) fn open(benchmark: &str, seed: u64, services: &Services, admin: &mut postgres::Client) -> anyhow::Result<Self> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
-        create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let file = folder.join(format!("{benchmark}.jsonl"));
-        let file = OpenOptions::new().create(true).append(true).open(&file).with_context(|| format!("{}", file.display()))?;
-        let command: Vec<String> = std::env::args().skip(1).collect();
-        let common = json!({
-            "benchmark": benchmark,
-            "command": format!("scripts/bench {}", command.join(" ")),
-            "seed": seed,
-            "machine": machine(),
-            "versions": versions(services, admin)?,
-        });
-        let Value::Object(common) = common else { unreachable!("an object was made") };
-        Ok(Self { file, common })
+/// Tells when PostgreSQL has forgotten statements since it had forgotten so many.
+pub(crate) fn warn_of_forgotten(admin: &mut Client, before: i64) -> anyhow::Result<()> {
+    if statements::forgotten(admin)? != before {
+        complain("pg_stat_statements has forgotten statements meanwhile: the counts may be too low");
     }
-
-    /// Writes one run.
-    pub(crate) fn write(&mut self, run: &Value) -> anyhow::Result<()> {
-        let mut line = self.common.clone();
-        line.insert("at".to_owned(), crate::clock::date().to_string().into());
-        line.insert("load_after".to_owned(), load().into());
-        if let Value::Object(run) = run {
-            line.extend(run.clone());
-        }
-        writeln!(self.file, "{}", Value::Object(line)).context("cannot write the results")
-    }
+    Ok(())
 }
 
 /// Everything that is counted at both ends of a measured time.
@@ -130,12 +97,9 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn new(head: &[&str]) -> Self {
-        Self { rows: vec![head.iter().map(|&name| name.to_owned()).collect()] }
-    }
-
-    pub(crate) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+    /// Rows of cells, the first of which is the head.
+    pub(crate) fn of(rows: Vec<Vec<String>>) -> Self {
+        Self { rows }
     }
 
     #[expect(clippy::print_stdout, reason = "the table is the answer")]

@@ -7,7 +7,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 /// The size of a signal, in bytes.
 pub(crate) const BYTES: usize = 281;
-/// Tickers that signals speak of, each as often as any other.
+/// Tickers that signals speak of.
 pub(crate) const TICKERS: u32 = 5_000;
 
 /// A random generator that gives the same for the same seed and purpose.
@@ -28,21 +28,67 @@ pub(crate) fn ticker(number: u32) -> String {
     format!("T{number:04}")
 }
 
+/// How often each ticker is spoken of, and watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Spread {
+    /// Each as often as any other.
+    Uniform,
+    /// The second half as often as the first, the third a third as often, …
+    Zipf,
+}
+
+/// Draws numbers of tickers.
+#[derive(Debug)]
+pub(crate) struct Draw {
+    bound: u32,
+    /// For Zipf: the shares of all tickers up to each one, of `u32::MAX`.
+    shares: Vec<u32>,
+}
+
+impl Draw {
+    /// Draws below `bound`.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of u32::MAX")]
+    pub(crate) fn new(spread: Spread, bound: u32) -> Self {
+        let weight = |rank: u32| 1.0 / f64::from(rank);
+        let sum: f64 = (1..=bound).map(weight).sum();
+        let up_to = |so_far: &mut f64, rank: u32| {
+            *so_far += weight(rank);
+            Some((*so_far / sum * f64::from(u32::MAX)) as u32)
+        };
+        let shares = match spread {
+            Spread::Uniform => Vec::new(),
+            Spread::Zipf => (1..=bound).scan(0.0, up_to).collect(),
+        };
+        Self { bound, shares }
+    }
+
+    pub(crate) fn next(&self, random: &mut ChaCha8Rng) -> u32 {
+        if self.shares.is_empty() {
+            return below(random, self.bound);
+        }
+        let drawn = random.next_u32();
+        let position = self.shares.partition_point(|share| *share < drawn);
+        u32::try_from(position).unwrap_or_default().min(self.bound - 1)
+    }
+}
+
 /// An endless stream of signals.
 #[derive(Debug)]
 pub(crate) struct Signals {
     random: ChaCha8Rng,
+    draw: Draw,
     text: String,
 }
 
 impl Signals {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { random: random(seed, 1), text: String::with_capacity(BYTES) }
+    pub(crate) fn new(seed: u64, spread: Spread) -> Self {
+        Self { random: random(seed, 1), draw: Draw::new(spread, TICKERS), text: String::with_capacity(BYTES) }
     }
 
     /// The next one. Its id says when it was due, in nanoseconds since the start of the run, and which one it is.
     pub(crate) fn next(&mut self, due_ns: u64, number: u64) -> &str {
-        let ticker = below(&mut self.random, TICKERS);
+        let ticker = self.draw.next(&mut self.random);
         let (confidence, price) = (below(&mut self.random, 900) + 100, below(&mut self.random, 90_000) + 10_000);
         self.text.clear();
         write!(
@@ -74,7 +120,7 @@ mod tests {
 
     #[test]
     fn every_signal_is_json_of_the_same_size_and_tells_when_it_was_due() {
-        let mut signals = Signals::new(7);
+        let mut signals = Signals::new(7, Spread::Uniform);
         for number in 0..2_000 {
             let text = signals.next(number * 1_000_003, number);
             assert_eq!(text.len(), BYTES, "{text}");
@@ -85,8 +131,21 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_signals() {
-        let (mut first, mut second, mut other) = (Signals::new(1), Signals::new(1), Signals::new(2));
+        let signals = |seed| Signals::new(seed, Spread::Zipf);
+        let (mut first, mut second, mut other) = (signals(1), signals(1), signals(2));
         assert_eq!(first.next(5, 6), second.next(5, 6));
         assert_ne!(first.next(5, 7), other.next(5, 7));
+    }
+
+    #[test]
+    fn by_zipf_the_first_ticker_comes_twice_as_often_as_the_second_and_the_last_comes_too() {
+        let (draw, mut random) = (Draw::new(Spread::Zipf, 100), random(3, 9));
+        let mut counts = [0_u32; 100];
+        for _ in 0..200_000 {
+            counts[usize::try_from(draw.next(&mut random)).unwrap()] += 1;
+        }
+        let ratio = f64::from(counts[0]) / f64::from(counts[1]);
+        assert!((1.9..2.1).contains(&ratio), "{ratio}");
+        assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
     }
 }
