@@ -8,8 +8,9 @@ use std::process::Command;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-/// Counts differ by a few tenths of a percent from run to run, for the service's hash maps are seeded at random.
-const TOLERANCE: f64 = 0.03;
+/// The same program counts the same within 0.1 %, although the service's hash maps are seeded at random. But a change anywhere in
+/// the library may make the compiler inline elsewhere: one of the publishing code has moved the index's count by 3.8 %.
+const TOLERANCE: f64 = 0.05;
 /// Another compiler, Valgrind or processor changes counts by itself: there only what is gross is held against a change.
 const TOLERANCE_OF_OTHERS: f64 = 0.15;
 
