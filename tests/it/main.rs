@@ -14,6 +14,7 @@ mod configuration;
 mod conformance;
 mod crowd;
 mod example;
+mod fan_out;
 mod golden;
 mod logs;
 mod outages;
