@@ -32,7 +32,7 @@ pub struct Publication {
     pub id: Uuid,
     /// When workers throw the tasks away: the end of their lease.
     pub expires: Timestamp,
-    /// The tasks; on a queue that keeps order, the first is consumed first.
+    /// The tasks; on a queue that keeps order, the first is consumed first (on Redis up to 1,000 tasks: more go out in parts).
     pub tasks: Vec<Task>,
 }
 

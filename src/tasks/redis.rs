@@ -1,19 +1,22 @@
 //! Tasks into Redis lists, as kombu's Redis transport expects them. Does IO.
 //!
-//! Promise: one message per publication, whatever is retried. A script pushes all messages of a publication and says so in
-//! its guard, or neither; so a repeated attempt after a lost reply finds the guard and pushes nothing.
+//! Promise: one message per task of a publication, whatever is retried. A script pushes all messages of a publication and says
+//! so in its guard, or neither; so a repeated attempt after a lost reply finds the guard and pushes nothing. Redis does nothing
+//! else while a script runs, so a publication of more than [`PART`] tasks goes out in parts, each under a guard of its own.
 
 mod eviction;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, Script, TlsCertificates};
 use secrecy::ExposeSecret;
 use uuid::Uuid;
 
 use super::celery::{Encoder, redis_list};
-use super::{Publication, TaskQueue};
+use super::{Publication, Task, TaskQueue};
 use crate::config::{CeleryConfig, CertificateCheck, RedisAddress, RedisEndpoint};
 use crate::telemetry::Seldom;
 
@@ -23,6 +26,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer than its tasks a guard lives: a publication is not repeated after its lease.
 const GUARD_MARGIN: Duration = Duration::from_secs(300);
+/// Tasks that one script pushes, about: some milliseconds of Redis, and a few megabytes of ours.
+const PART: usize = 1_000;
 
 /// What went wrong with Redis.
 #[derive(Debug, thiserror::Error)]
@@ -163,8 +168,31 @@ impl RedisQueue {
         })
     }
 
-    fn messages(&self, publication: &Publication) -> Vec<String> {
-        publication.tasks.iter().map(|task| self.encoder.redis_message(task, publication.expires)).collect()
+    /// Pushes tasks under a guard, or says in how many parts its publication has been published.
+    async fn push(&mut self, guard: &str, parts: u64, tasks: &[&Task], expires: Timestamp) -> Result<Option<u64>, Error> {
+        let messages: Vec<String> = tasks.iter().map(|task| self.encoder.redis_message(task, expires)).collect();
+        let (script, list, seconds) = (&self.script, &self.list, self.guard_seconds);
+        let pushed: i64 = self
+            .link
+            .run(async |connection| {
+                script.key(list).key(guard).arg(seconds).arg(parts).arg(&messages).invoke_async(connection).await
+            })
+            .await?;
+        Ok((pushed < 0).then_some(pushed.unsigned_abs()))
+    }
+
+    /// Publishes what is too much for one script. A sweeper that repeats it may have fewer tasks than we, for slots pass on; so
+    /// the first attempt fixes the number of parts, and a task's part hangs on nothing but that and its id.
+    async fn enqueue_in_parts(&mut self, publication: &Publication, parts: u64) -> Result<(), Error> {
+        let mut by_part: BTreeMap<u64, Vec<&Task>> = BTreeMap::new();
+        for task in &publication.tasks {
+            by_part.entry(task.trigger_id.as_u64_pair().1 % parts).or_default().push(task);
+        }
+        let guard = self.guard(publication.id);
+        for (part, tasks) in by_part {
+            self.push(&format!("{guard}:{part}/{parts}"), 1, &tasks, publication.expires).await?;
+        }
+        Ok(())
     }
 
     /// Connects, so that what is wrong with Redis is told before the first task.
@@ -188,15 +216,16 @@ impl TaskQueue for RedisQueue {
         if publication.tasks.is_empty() {
             return Ok(());
         }
-        let messages = self.messages(publication);
         let guard = self.guard(publication.id);
-        let (script, list, seconds) = (&self.script, &self.list, self.guard_seconds);
-        let pushed: i64 = self
-            .link
-            .run(async |connection| script.key(list).key(&guard).arg(seconds).arg(&messages).invoke_async(connection).await)
-            .await?;
-        if pushed < 0 {
-            tracing::info!(event = "publication_was_there_already", publication_id = %publication.id);
+        let parts = publication.tasks.len().div_ceil(PART) as u64;
+        let at_once: Vec<&Task> = if parts == 1 { publication.tasks.iter().collect() } else { Vec::new() };
+        let before = self.push(&guard, parts, &at_once, publication.expires).await?;
+        let parts = before.unwrap_or(parts);
+        if parts > 1 {
+            self.enqueue_in_parts(publication, parts).await?;
+        }
+        if before.is_some() {
+            tracing::info!(event = "publication_was_there_already", publication_id = %publication.id, parts);
         }
         Ok(())
     }

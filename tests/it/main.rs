@@ -15,6 +15,7 @@ mod configuration;
 mod conformance;
 mod crowd;
 mod example;
+mod fan_out;
 mod faults;
 mod golden;
 mod logs;

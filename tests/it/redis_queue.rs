@@ -161,6 +161,61 @@ async fn a_connection_cut_within_the_request_publishes_all_or_nothing() {
     assert!(cuts >= 8, "only {cuts} cuts");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_in_parts_that_is_cut_anywhere_is_there_once_when_it_is_repeated() {
+    let (cutter, mut world) = behind_a_cutter();
+    let mut expected: Vec<Uuid> = Vec::new();
+    let (mut cuts, mut torn, mut reply) = (0, 0, 0);
+    loop {
+        let publication = publication(3_500, 10);
+        let mut queue = world.queue();
+        cutter.arm(Cut::Reply(reply));
+        let first = queue.enqueue(&publication).await;
+        let unharmed = cutter.disarm();
+        assert_eq!(first.is_ok(), unharmed, "reply {reply}: {first:?}");
+        let there = world.tasks().len() - expected.len();
+        torn += usize::from(0 < there && there < 3_500);
+        // A sweeper, for which some slots have passed on meanwhile: so few are left that they would go in one part.
+        let rest = Publication { tasks: publication.tasks[..700].to_vec(), ..publication.clone() };
+        world.queue().enqueue(&rest).await.unwrap();
+        queue.enqueue(&publication).await.unwrap();
+        queue.enqueue(&publication).await.unwrap();
+        let mut found = world.tasks().split_off(expected.len());
+        expected.extend(&found);
+        found.sort_unstable();
+        // What the sweeper published stands for its whole part: the others of that part had passed on.
+        let mut wanted = if unharmed { ids(&publication) } else { found.clone() };
+        wanted.sort_unstable();
+        assert_eq!(found, wanted, "reply {reply}");
+        found.dedup();
+        assert_eq!(found.len(), wanted.len(), "a task is there twice, reply {reply}");
+        assert!(ids(&rest).iter().all(|id| found.contains(id)), "reply {reply}");
+        if unharmed {
+            break;
+        }
+        (cuts, reply) = (cuts + 1, reply + 1);
+    }
+    assert!(cuts >= 5 && torn >= 2, "only {cuts} cuts, {torn} of them between two parts");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publication_in_parts_that_one_publisher_repeats_is_complete_and_there_once() {
+    let (cutter, mut world) = behind_a_cutter();
+    for reply in 0..8 {
+        let publication = publication(3_500, 10);
+        let before = world.tasks().len();
+        let mut queue = world.queue();
+        cutter.arm(Cut::Reply(reply));
+        queue.enqueue(&publication).await.ok();
+        cutter.disarm();
+        queue.enqueue(&publication).await.unwrap();
+        let (mut found, mut wanted) = (world.tasks().split_off(before), ids(&publication));
+        found.sort_unstable();
+        wanted.sort_unstable();
+        assert_eq!(found, wanted, "reply {reply}");
+    }
+}
+
 /// A Redis of a test's own. Killed when it goes out of scope.
 struct PrivateRedis {
     child: Child,
