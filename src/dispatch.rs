@@ -18,7 +18,7 @@ use crate::retry::{Backoff, Stopped, until_done};
 use crate::rules::{Matches, Skip, WHOLE};
 use crate::store::refresh::SharedRules;
 use crate::store::{ClaimRequest, Claimed, Claims, Verdict, Wanted};
-use crate::tasks::{Publication, Task, TaskQueue, trigger_text};
+use crate::tasks::{Publication, Task, TaskQueue, Texts};
 use crate::telemetry::{Events, Metrics};
 
 /// How long confirmations wait for a claim to ride on before they are written by themselves.
@@ -183,11 +183,12 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
     }
 
     fn wanted(&self, batch: &Batch, matches: &Matches) -> Vec<Wanted> {
+        let mut texts = Texts::new(&self.terms.celery, &self.terms.topic, batch, &matches.rules);
         let wanted = |candidate: &crate::rules::Candidate| {
             let signal = &batch.signals()[candidate.signal as usize];
             let ticker = if candidate.ticker == WHOLE { "" } else { batch.text(batch.mention(candidate.mentions[0]).ticker) };
             Wanted {
-                text: trigger_text(&self.terms.celery, &self.terms.topic, batch, &matches.rules, candidate, ticker),
+                text: texts.text(candidate, ticker),
                 pipeline_id: matches.rules.pipeline_id(candidate.pipeline),
                 ticker: ticker.to_owned(),
                 partition: signal.partition,

@@ -1,10 +1,11 @@
 //! What a task is told: the keyword arguments, made from the signal and the rule. Pure.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::Serialize;
-use serde::ser::SerializeMap as _;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -61,65 +62,100 @@ pub fn trigger_text(
     candidate: &Candidate,
     slot: &str,
 ) -> TriggerText {
-    let signal = &batch.signals()[candidate.signal as usize];
-    let signal_id = signal_id(topic, batch, signal);
-    let pipeline_id = rules.pipeline_id(candidate.pipeline);
-    let trigger_id = if chaos::bug(Bug::NoConflictKey) { Uuid::new_v4() } else { trigger_id(pipeline_id, slot, &signal_id) };
-    let first = batch.mention(candidate.mentions[0]);
-    let symbol = batch.text(first.ticker);
-    let details = Details::read(batch.text(signal.payload));
-    let context = SignalContext {
-        signal_id: &signal_id,
-        signal_type: some(batch.text(signal.signal_type)),
-        source: details.source.as_deref(),
-        timestamp: timestamp(details.timestamp, signal.record_time_ms),
-        tickers: candidate.mentions.iter().map(|mention| batch.text(batch.mention(*mention).ticker)).collect(),
-        bias: some(batch.text(first.bias)),
-        confidence: first.confidence,
-        metadata: Metadata(details.metadata),
-    };
-    let mut fields = Vec::with_capacity(config.arguments.len() + config.extra_kwargs.len());
-    for argument in &config.arguments {
-        fields.push(match argument {
-            Argument::PipelineId => field("pipeline_id", &pipeline_id.to_string()),
-            Argument::UserId => field("user_id", &rules.user_id(candidate.pipeline)),
-            Argument::ExecutionId => field("execution_id", &trigger_id.to_string()),
-            Argument::Symbol => field("symbol", &symbol),
-            Argument::SignalContext => field("signal_context", &context),
-        });
+    Texts::new(config, topic, batch, rules).text(candidate, slot)
+}
+
+/// Tells the candidates of one batch what they need to know. One signal may lead many of them: it is read once.
+#[derive(Debug)]
+pub struct Texts<'a> {
+    config: &'a CeleryConfig,
+    topic: &'a str,
+    batch: &'a Batch,
+    rules: &'a RuleSet,
+    said: HashMap<u32, Said<'a>, foldhash::fast::RandomState>,
+}
+
+/// What a signal tells each of its candidates.
+#[derive(Debug)]
+struct Said<'a> {
+    signal_id: String,
+    /// The signal context as JSON, up to its tickers, which hang on who is told.
+    context: String,
+    /// The signal's own object as JSON; an empty one when there is none.
+    metadata: &'a str,
+}
+
+impl<'a> Texts<'a> {
+    /// Texts for a batch that was matched with these rules.
+    pub fn new(config: &'a CeleryConfig, topic: &'a str, batch: &'a Batch, rules: &'a RuleSet) -> Self {
+        Self { config, topic, batch, rules, said: HashMap::default() }
     }
-    fields.extend(config.extra_kwargs.iter().map(|(name, value)| field(name, value)));
-    let kwargs = format!("{{{}}}", fields.join(", "));
-    let symbol = symbol.to_owned();
-    TriggerText { trigger_id, signal_id, symbol, kwargs }
-}
 
-#[derive(Serialize)]
-struct SignalContext<'a> {
-    signal_id: &'a str,
-    signal_type: Option<&'a str>,
-    source: Option<&'a str>,
-    timestamp: String,
-    tickers: Vec<&'a str>,
-    bias: Option<&'a str>,
-    confidence: Option<f64>,
-    metadata: Metadata<'a>,
-}
-
-/// The signal's own object; an empty one when there is none.
-struct Metadata<'a>(Option<&'a RawValue>);
-
-impl Serialize for Metadata<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Some(raw) => raw.serialize(serializer),
-            None => serializer.serialize_map(Some(0))?.end(),
+    /// What the candidate would be told. `slot` is empty for a whole pipeline.
+    pub fn text(&mut self, candidate: &Candidate, slot: &str) -> TriggerText {
+        let Self { config, topic, batch, rules, .. } = *self;
+        let said = self.said.entry(candidate.signal).or_insert_with(|| Said::new(topic, batch, candidate.signal));
+        let pipeline_id = rules.pipeline_id(candidate.pipeline);
+        let signal_id = said.signal_id.clone();
+        let trigger_id = if chaos::bug(Bug::NoConflictKey) { Uuid::new_v4() } else { trigger_id(pipeline_id, slot, &signal_id) };
+        let symbol = batch.text(batch.mention(candidate.mentions[0]).ticker);
+        let mut kwargs = String::with_capacity(256 + said.context.len() + said.metadata.len());
+        kwargs.push('{');
+        for argument in &config.arguments {
+            match argument {
+                Argument::PipelineId => field(&mut kwargs, "pipeline_id", &json(&pipeline_id)),
+                Argument::UserId => field(&mut kwargs, "user_id", &json(&rules.user_id(candidate.pipeline))),
+                Argument::ExecutionId => field(&mut kwargs, "execution_id", &json(&trigger_id)),
+                Argument::Symbol => field(&mut kwargs, "symbol", &json(symbol)),
+                Argument::SignalContext => field(&mut kwargs, "signal_context", &said.to(candidate, batch)),
+            }
         }
+        for (name, value) in &config.extra_kwargs {
+            field(&mut kwargs, name, &json(value));
+        }
+        kwargs.push('}');
+        TriggerText { trigger_id, signal_id, symbol: symbol.to_owned(), kwargs }
     }
 }
 
-fn field(name: &str, value: &impl Serialize) -> String {
-    format!("{}: {}", json(name), json(value))
+impl<'a> Said<'a> {
+    fn new(topic: &str, batch: &'a Batch, position: u32) -> Self {
+        let signal = &batch.signals()[position as usize];
+        let signal_id = signal_id(topic, batch, signal);
+        let details = Details::read(batch.text(signal.payload));
+        let context = format!(
+            r#"{{"signal_id":{},"signal_type":{},"source":{},"timestamp":{}"#,
+            json(&signal_id),
+            json(&some(batch.text(signal.signal_type))),
+            json(&details.source),
+            json(&timestamp(details.timestamp, signal.record_time_ms)),
+        );
+        Self { signal_id, context, metadata: details.metadata.map_or("{}", RawValue::get) }
+    }
+
+    /// The whole signal context for one candidate, as JSON.
+    fn to(&self, candidate: &Candidate, batch: &Batch) -> String {
+        let tickers: Vec<_> = candidate.mentions.iter().map(|mention| batch.text(batch.mention(*mention).ticker)).collect();
+        let first = batch.mention(candidate.mentions[0]);
+        format!(
+            r#"{},"tickers":{},"bias":{},"confidence":{},"metadata":{}}}"#,
+            self.context,
+            json(&tickers),
+            json(&some(batch.text(first.bias))),
+            json(&first.confidence),
+            self.metadata,
+        )
+    }
+}
+
+/// Adds a keyword argument to an object that is being written.
+fn field(object: &mut String, name: &str, value: &str) {
+    if object.len() > 1 {
+        object.push_str(", ");
+    }
+    object.push_str(&json(name));
+    object.push_str(": ");
+    object.push_str(value);
 }
 
 fn json(value: &(impl Serialize + ?Sized)) -> String {
