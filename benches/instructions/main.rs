@@ -41,9 +41,9 @@ fn main() -> anyhow::Result<ExitCode> {
 fn check() -> anyhow::Result<ExitCode> {
     let baseline = Baseline::read(FILE)?;
     let tools = Tools::here()?;
-    let (counts, units) = count_all()?;
+    let counts = count_all()?;
     let judgement = baseline.judge(&tools, &counts);
-    print!("{}", judgement.table(&units));
+    print!("{}", judgement.table(&units()));
     for line in judgement.conclusions() {
         println!("{line}");
     }
@@ -52,23 +52,24 @@ fn check() -> anyhow::Result<ExitCode> {
 
 fn update() -> anyhow::Result<ExitCode> {
     let tools = Tools::here()?;
-    let (counts, units) = count_all()?;
+    let counts = count_all()?;
     if let Ok(old) = Baseline::read(FILE) {
-        print!("{}", old.judge(&tools, &counts).table(&units));
+        print!("{}", old.judge(&tools, &counts).table(&units()));
     }
     Baseline::new(tools, counts).write(FILE)?;
     println!("written: benches/instructions.json");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Instructions by case, per thing, and what the thing is.
-fn count_all() -> anyhow::Result<(BTreeMap<String, f64>, BTreeMap<String, &'static str>)> {
+/// Instructions by case, per thing.
+fn count_all() -> anyhow::Result<BTreeMap<String, f64>> {
     let folder = tempfile::tempdir()?;
-    let mut counts = BTreeMap::new();
-    for case in &CASES {
-        counts.insert(case.name.to_owned(), count(case, folder.path())?);
-    }
-    Ok((counts, CASES.iter().map(|case| (case.name.to_owned(), case.unit)).collect()))
+    CASES.iter().map(|case| Ok((case.name.to_owned(), count(case, folder.path())?))).collect()
+}
+
+/// What the things of a case are.
+fn units() -> BTreeMap<String, &'static str> {
+    CASES.iter().map(|case| (case.name.to_owned(), case.unit)).collect()
 }
 
 fn count(case: &Case, folder: &Path) -> anyhow::Result<f64> {

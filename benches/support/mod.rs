@@ -16,7 +16,7 @@ const WATCHED: usize = 20;
 /// Types of signals.
 const TYPES: u64 = 16;
 
-/// SplitMix64: no crate's generator promises the same numbers for ever.
+/// `SplitMix64`: no crate's generator promises the same numbers for ever.
 pub(crate) struct Numbers(u64);
 
 impl Numbers {

@@ -15,6 +15,7 @@ async fn watchers(scene: &Scene, number: i64) {
     scene.database.client.batch_execute("analyze pipelines").await.unwrap();
 }
 
+#[expect(clippy::print_stdout, reason = "figures for docs/scaling.md")]
 async fn every_watcher_gets_its_task_and_who_waits_behind_them_too(number: i64, seconds: u64) {
     let mut scene = Scene::new(2).await;
     watchers(&scene, number).await;
