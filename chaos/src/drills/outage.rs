@@ -100,6 +100,7 @@ fn plan(outage: &Outage, options: &Options) -> Plan {
     let down = Step { fault: Fault::Down(outage.dependency, DOWN), rest: AFTER };
     Plan {
         name: outage.name.to_owned(),
+        arm: Arm::Redis,
         seed: options.seed,
         signals: options.signals,
         before: 0,

@@ -26,7 +26,7 @@ pub(super) struct Answers {
 impl Answers {
     /// Asks until told to stop.
     pub(super) fn gather(services: &Services, dependency: Dependency, stop: &AtomicBool) -> anyhow::Result<Self> {
-        let redis = redis::Client::open(services.redis.as_str())?;
+        let redis = redis::Client::open(services.broker.url.as_str())?;
         let mut connection = None;
         let mut answers = Self::default();
         while !stop.load(Ordering::Acquire) {

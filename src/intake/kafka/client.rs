@@ -42,6 +42,7 @@ pub(super) fn consumer(kafka: &KafkaConfig, seldom: &Arc<Seldom>) -> Result<Base
         // on top, which a compressed topic blows up. With its defaults a backlog took 500 MB.
         .set("queued.max.messages.kbytes", "16384")
         .set("fetch.message.max.bytes", "262144")
+        .set("max.poll.interval.ms", patience_ms(kafka).to_string())
         .set("topic.metadata.refresh.interval.ms", "30000")
         .set("reconnect.backoff.max.ms", "2000")
         .set("check.crcs", "true");
@@ -60,6 +61,13 @@ pub(super) fn consumer(kafka: &KafkaConfig, seldom: &Arc<Seldom>) -> Result<Base
     let consumer: BaseConsumer<IntakeContext> = create(&config, context)?;
     consumer.subscribe(&[&kafka.signal_topic])?;
     Ok(consumer)
+}
+
+/// How long a rebalance may wait for a member that says nothing more. librdkafka's 5 minutes are for those who work between two
+/// polls; the intake thread polls all the time. Never below the session's, which librdkafka refuses.
+fn patience_ms(kafka: &KafkaConfig) -> u64 {
+    let session = settings(kafka).filter(|(property, _)| *property == "session.timeout.ms").last();
+    session.and_then(|(_, value)| value.parse().ok()).map_or(60_000, |session: u64| session.max(60_000))
 }
 
 /// A client of any kind, with configuration errors told apart.

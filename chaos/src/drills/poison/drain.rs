@@ -66,13 +66,14 @@ impl Ground {
         let instances = Instances::new(self.variables()?, &self.evidence)?;
         instances.migrate()?;
         self.platform.keep_history()?;
-        let habits = Habits { redis: self.services.redis.clone(), list: self.topics.signals.clone(), seed: self.seed, loses: 0 };
+        let habits =
+            Habits { broker: self.services.broker.clone(), queue: self.topics.signals.clone(), seed: self.seed, loses: 0 };
         let worker = Worker::start(&self.platform, habits, &self.evidence)?;
         let began = clock::unix_ms() * 1000;
         instances.start(0, None)?;
         self.await_decisions(&instances).with_context(|| format!("see {}", self.evidence.folder().display()))?;
         self.await_starts(&worker)?;
-        let pid = instances.pids().first().copied().context("the instance is gone")?;
+        let (pid, _) = instances.ages().first().copied().context("the instance is gone")?;
         let resident = peak(pid)?;
         instances.stop(0)?;
         let seen = worker.finish()?;
@@ -87,7 +88,7 @@ impl Ground {
             ("KAFKA_SIGNAL_TOPIC", self.topics.signals.clone()),
             ("KAFKA_DEAD_LETTER_TOPIC", self.topics.dead_letters.clone()),
             ("KAFKA_CONSUMER_GROUP", self.topics.group.clone()),
-            ("CELERY_BROKER_URL", self.services.redis.clone()),
+            ("CELERY_BROKER_URL", self.services.broker.url.to_string()),
             ("CELERY_TASK_QUEUE", self.topics.signals.clone()),
             ("HTTP_ADDRESS", "127.0.0.1:0".to_owned()),
         ];
