@@ -49,7 +49,7 @@ impl Claims {
     pub(super) fn prepare(platform: &mut Platform, name: &str) -> anyhow::Result<Self> {
         let mut client = platform.another()?;
         // As the dispatcher's own sessions have it.
-        client.batch_execute("set plan_cache_mode = force_custom_plan")?;
+        client.batch_execute("set jit = off; set plan_cache_mode = force_custom_plan")?;
         let claim = client.prepare(&claim_sql()).context("the dispatcher's claim")?;
         let parameters = claim.params().len();
         anyhow::ensure!(
