@@ -84,7 +84,7 @@ impl Topic {
             .set("compression.type", compression)
             .set("linger.ms", linger.as_millis().to_string())
             .set("queue.buffering.max.messages", "200000")
-            .set("acks", "1");
+            .set("enable.idempotence", "true");
         let client = config.create_with_context(context).context("Kafka's producer")?;
         Ok(Producer { client, topic: self.name.clone(), partitions: self.partitions, state })
     }

@@ -57,6 +57,7 @@ fn schedule(bug: Bug, seed: u64) -> Plan {
         lanes: Vec::new(),
         loses: 0,
         variables: vec![("TRIGGER_WORKER_GUARD", "no")],
+        most_per_second: u64::MAX,
         settle: Duration::from_secs(60),
     };
     let second = 1_000;

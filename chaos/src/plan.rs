@@ -61,6 +61,8 @@ pub(crate) struct Plan {
     pub(crate) loses: u64,
     /// Variables of the dispatchers that differ from the harness's own.
     pub(crate) variables: Vec<(&'static str, &'static str)>,
+    /// How fast the signals come at most.
+    pub(crate) most_per_second: u64,
     /// How long everything may take to settle after the last fault.
     pub(crate) settle: Duration,
 }
@@ -80,6 +82,7 @@ impl Plan {
             lanes: vec![on_instances(&options), on_dependencies(&options)],
             loses: 3,
             variables: Vec::new(),
+            most_per_second: MOST_PER_SECOND,
             settle: Duration::from_secs(90),
         };
         plan.spread()
@@ -93,7 +96,7 @@ impl Plan {
 
     /// How long the signals take to send, at least.
     fn load(&self) -> Duration {
-        Duration::from_secs(self.signals.saturating_sub(self.before) / MOST_PER_SECOND)
+        Duration::from_secs(self.signals.saturating_sub(self.before) / self.most_per_second)
     }
 
     /// Where the signals take longer than the faults, the faults rest longer: all signals shall meet some.
@@ -110,7 +113,7 @@ impl Plan {
 }
 
 /// What two cores take beside all else that runs on them.
-const MOST_PER_SECOND: u64 = 800;
+const MOST_PER_SECOND: u64 = 1_500;
 
 /// How long a lane takes, about.
 fn length(steps: &[Step]) -> Duration {

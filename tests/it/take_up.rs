@@ -235,6 +235,25 @@ async fn taking_up_and_claiming_the_same_slots_does_not_deadlock() {
     racing.join_all().await;
 }
 
+/// The sweeper holds the publication and then wants its slots, the claim holds slots and then confirms the publication.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_does_not_wait_for_a_publication_that_a_sweeper_holds() {
+    let mut world = World::create().await;
+    let slots = pipelines(1);
+    let (publication, _) = world.publish(&slots).await;
+    let sweeper = world.database.another().await;
+    sweeper.batch_execute("begin; select from dispatcher.publications for update").await.unwrap();
+    world.claims.confirm(publication);
+    // With a lock before it, the statement would end in a time-out of 10 s.
+    assert_eq!(world.publish(&pipelines(1)).await.1, 1);
+    let enqueued = "select count(*) from dispatcher.publications where enqueued_at is not null";
+    assert_eq!(world.database.number(enqueued).await, 0, "it is left to the sweeper");
+    sweeper.batch_execute("rollback").await.unwrap();
+    world.claims.confirm(publication);
+    world.claims.flush().await.unwrap();
+    assert_eq!(world.database.number(enqueued).await, 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn retrying_and_claiming_the_same_slots_does_not_deadlock() {
     let mut world = World::create().await;

@@ -117,6 +117,7 @@ fn plan(outage: &Outage, options: &Options) -> Plan {
             ("KAFKA_CONFIG_MAX_POLL_INTERVAL_MS", "12000"),
             ("LOG_SIGNALS_PER_SECOND", "100"),
         ],
+        most_per_second: u64::MAX,
         settle: Duration::from_secs(150),
     }
 }

@@ -76,8 +76,15 @@ ledger as (
 publication as (
     insert into dispatcher.publications (publication_id, trigger_ids) select $22::uuid, array_agg(trigger_id) from won having count(*) > 0
 ),
+-- A publication that a sweeper holds is left to it: it finds that the broker has the tasks, and says so itself. Waiting for it
+-- would be a deadlock, for it waits for slots that we hold.
 confirmed as (
-    update dispatcher.publications set enqueued_at = now() where publication_id = any ($24::uuid[]) and enqueued_at is null
+    update dispatcher.publications set enqueued_at = now()
+    where publication_id in (
+        select publication_id from dispatcher.publications
+        where publication_id = any ($24::uuid[]) and enqueued_at is null
+        for update skip locked
+    )
 ),
 record as (
     select c.partition, c.record_offset, bool_or(w.trigger_id is not null) as triggered, bool_and(c.known) as known
