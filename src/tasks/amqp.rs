@@ -21,8 +21,10 @@ use super::celery::Encoder;
 use super::{Publication, Task, TaskQueue};
 use crate::config::{AmqpAddress, CeleryConfig};
 
-/// How long connecting, or one chunk with its confirms, may take. lapin itself waits for ever.
+/// How long one chunk with its confirms may take. lapin itself waits for ever.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long connecting may take: AMQP says hello in some six turns, and a slow server is not a dead one.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// Messages that wait for their confirms together.
 const CHUNK: usize = 256;
 
@@ -38,8 +40,8 @@ pub enum Error {
         source: lapin::Error,
     },
     /// No answer in time.
-    #[error("rabbitmq at {0}: no answer within {TIMEOUT:?}")]
-    TimedOut(String),
+    #[error("rabbitmq at {0}: no answer within {1:?}")]
+    TimedOut(String, Duration),
     /// No queue takes the message: no worker has declared it yet, or it was deleted.
     #[error("rabbitmq has no queue {0}; start a worker, or declare the queue as the workers do")]
     NoQueue(String),
@@ -94,8 +96,12 @@ impl AmqpQueue {
         Error::Amqp { address: self.address.redacted.clone(), source }
     }
 
-    async fn within<T>(&self, work: impl Future<Output = Result<T, lapin::Error>>) -> Result<T, Error> {
-        let result = tokio::time::timeout(TIMEOUT, work).await.map_err(|_| Error::TimedOut(self.address.redacted.clone()))?;
+    fn timed_out(&self, time: Duration) -> Error {
+        Error::TimedOut(self.address.redacted.clone(), time)
+    }
+
+    async fn within<T>(&self, time: Duration, work: impl Future<Output = Result<T, lapin::Error>>) -> Result<T, Error> {
+        let result = tokio::time::timeout(time, work).await.map_err(|_| self.timed_out(time))?;
         result.map_err(|source| self.failed(source))
     }
 
@@ -105,7 +111,7 @@ impl AmqpQueue {
         self.settle().await?;
         let left: Vec<_> = publication.tasks.iter().filter(|task| !self.under_way.confirmed.contains(&task.trigger_id)).collect();
         for chunk in left.chunks(CHUNK) {
-            self.under_way.waiting = self.within(self.send(channel, chunk, publication)).await?;
+            self.under_way.waiting = self.within(TIMEOUT, self.send(channel, chunk, publication)).await?;
             self.settle().await?;
         }
         Ok(())
@@ -139,7 +145,7 @@ impl AmqpQueue {
                 answer = &mut confirm => answer,
                 () = &mut deadline => {
                     self.under_way.waiting.push((task, confirm));
-                    result = result.and(Err(Error::TimedOut(self.address.redacted.clone())));
+                    result = result.and(Err(self.timed_out(TIMEOUT)));
                     continue;
                 }
             };
@@ -185,7 +191,7 @@ impl TaskQueue for AmqpQueue {
         }
         let link = match self.link.take() {
             Some(link) => link,
-            None => self.within(Link::connect(self.address.expose())).await?,
+            None => self.within(CONNECT_TIMEOUT, Link::connect(self.address.expose())).await?,
         };
         let is_blocked = || link.connection.status().connected() && link.connection.status().blocked();
         let result = if is_blocked() { None } else { Some(self.publish(&link.channel, publication).await) };

@@ -4,7 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use trigger_dispatcher::clock;
 
 /// What happens to bytes, in both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,12 +93,12 @@ impl Wire {
 
 fn forward(from: &TcpStream, to: &TcpStream, state: &Arc<State>, is_client: bool) {
     let (mut from, mut to, shared) = (from.try_clone().unwrap(), to.try_clone().unwrap(), Arc::clone(state));
-    let (pieces, arrived) = mpsc::channel::<Vec<u8>>();
+    let (pieces, arrived) = mpsc::channel::<(Instant, Vec<u8>)>();
     // Reads on while nothing is passed on: it must see when its side ends.
     std::thread::spawn(move || {
         let mut buffer = vec![0; 65_536];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
-            if pieces.send(buffer[..length].to_vec()).is_err() {
+            if pieces.send((clock::now(), buffer[..length].to_vec())).is_err() {
                 break;
             }
         }
@@ -106,8 +108,8 @@ fn forward(from: &TcpStream, to: &TcpStream, state: &Arc<State>, is_client: bool
     });
     let shared = Arc::clone(state);
     std::thread::spawn(move || {
-        for piece in arrived {
-            shared.wait();
+        for (came, piece) in arrived {
+            shared.wait(came);
             if to.write_all(&piece).is_err() {
                 break;
             }
@@ -118,14 +120,15 @@ fn forward(from: &TcpStream, to: &TcpStream, state: &Arc<State>, is_client: bool
 }
 
 impl State {
-    /// Until a piece may go.
-    fn wait(&self) {
+    /// Until a piece that came then may go.
+    fn wait(&self, came: Instant) {
         let mut flow = self.flow.lock().unwrap();
         while *flow == Flow::Held {
             flow = self.changed.wait(flow).unwrap();
         }
         let Flow::Late(by) = *flow else { return };
-        // The fault itself: this is how late a byte is, unless the fault ends before.
+        // The fault itself: this is how late a byte is, unless the fault ends before. What comes together is late together.
+        let by = (came + by).saturating_duration_since(clock::now());
         drop(self.changed.wait_timeout_while(flow, by, |flow| *flow != Flow::Free).unwrap());
     }
 }
