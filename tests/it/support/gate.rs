@@ -154,7 +154,7 @@ struct Line {
 
 fn forward(client: TcpStream, server: TcpStream, kept: &Mutex<Vec<TcpStream>>, closing: &Arc<AtomicBool>, shared: &Arc<Shared>) {
     let line = Line { shared: Arc::clone(shared), closing: Arc::clone(closing), asked: Arc::default() };
-    let copy = |from: &TcpStream, to: &TcpStream, step: fn(&Line, &mut Vec<u8>) -> bool| {
+    let copy = |from: &TcpStream, to: &TcpStream, step: fn(&Line, &mut [u8]) -> bool| {
         let (mut from, mut to, line) = (from.try_clone().unwrap(), to.try_clone().unwrap(), line.clone());
         std::thread::spawn(move || {
             while let Some(mut piece) = read(&mut from, &line.shared.dialect) {
@@ -190,7 +190,7 @@ fn read(from: &mut TcpStream, dialect: &Dialect) -> Option<Vec<u8>> {
 
 impl Line {
     /// Whether a request goes on to the service.
-    fn request(&self, piece: &mut Vec<u8>) -> bool {
+    fn request(&self, piece: &mut [u8]) -> bool {
         if let Dialect::Kafka(..) = self.shared.dialect {
             // length, api_key, api_version, correlation_id
             let (kind, id) = (i16::from_be_bytes([piece[4], piece[5]]), [piece[8], piece[9], piece[10], piece[11]]);
@@ -201,7 +201,7 @@ impl Line {
     }
 
     /// Whether an answer goes back to the client.
-    fn reply(&self, piece: &mut Vec<u8>) -> bool {
+    fn reply(&self, piece: &mut [u8]) -> bool {
         let mut kind = None;
         if let Dialect::Kafka(from, to) = &self.shared.dialect {
             let id = [piece[4], piece[5], piece[6], piece[7]];
