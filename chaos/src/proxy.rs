@@ -2,8 +2,9 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -33,18 +34,32 @@ struct Shared {
     connections: AtomicU64,
     /// Replies that were cut or dropped.
     broken: AtomicU64,
+    /// No connection is taken any more.
+    ended: AtomicBool,
     target: String,
 }
 
-/// A port before a service.
-#[derive(Debug, Clone)]
+/// A port before a service. Free again when it goes out of scope: the next run may need the same.
+#[derive(Debug)]
 pub(crate) struct Proxy {
     pub(crate) port: u16,
     shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+        // Wakes the thread that waits for connections. If nobody listens any more, it has ended already.
+        TcpStream::connect(("127.0.0.1", self.port)).ok();
+        if let Some(accepting) = self.accepting.take() {
+            accepting.join().ok();
+        }
+    }
 }
 
 impl Proxy {
-    /// Listens on any free port for as long as the process lives. `target` is `host:port`.
+    /// Listens on any free port. `target` is `host:port`.
     pub(crate) fn start(target: &str) -> anyhow::Result<Self> {
         Self::start_at("127.0.0.1:0", target)
     }
@@ -57,11 +72,15 @@ impl Proxy {
             mode: Mutex::new((Mode::Pass, 0)),
             connections: AtomicU64::new(0),
             broken: AtomicU64::new(0),
+            ended: AtomicBool::new(false),
             target: target.to_owned(),
         });
         let accepting = Arc::clone(&shared);
-        std::thread::Builder::new().name("proxy".into()).spawn(move || {
+        let accepting = std::thread::Builder::new().name("proxy".into()).spawn(move || {
             for client in listener.incoming().flatten() {
+                if accepting.ended.load(Ordering::Acquire) {
+                    return;
+                }
                 // A service that is down refuses: so do we, by hanging up.
                 if accepting.mode().0 == Mode::Closed {
                     continue;
@@ -71,7 +90,7 @@ impl Proxy {
                 }
             }
         })?;
-        Ok(Self { port, shared })
+        Ok(Self { port, shared, accepting: Some(accepting) })
     }
 
     pub(crate) fn set(&self, mode: Mode) {
@@ -149,4 +168,27 @@ enum Verdict {
     Pass,
     Cut,
     Drop,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_passes_bytes_on_and_its_port_is_free_again_after_it() {
+        let service = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = service.local_addr().unwrap().to_string();
+        let proxy = Proxy::start(&target).unwrap();
+        let address = format!("127.0.0.1:{}", proxy.port);
+        let mut client = TcpStream::connect(&address).unwrap();
+        client.write_all(b"hello").unwrap();
+        let mut server = service.accept().unwrap().0;
+        let mut bytes = [0; 5];
+        server.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"hello");
+        assert!(Proxy::start_at(&address, &target).is_err(), "it listens");
+        drop(proxy);
+        // A connection still stands; only the listener must be gone.
+        drop(Proxy::start_at(&address, &target).unwrap());
+    }
 }
