@@ -142,10 +142,11 @@ impl Matching<'_> {
         for (mention_position, mention) in (signal.first_mention..).zip(batch.mentions(signal)) {
             let Some(ticker) = rules.ticker(mention.key, || batch.text(mention.ticker)) else { continue };
             let watchers = rules.watchers(ticker);
+            let signal_type = batch.text(signal.signal_type);
             let first = self.places_of(ticker, watchers.len());
             for (place, &pipeline) in (first..).zip(watchers) {
                 if !rules.takes_all[pipeline as usize]
-                    && !rules.pipelines[pipeline as usize].accepts(batch, signal, mention, &timeframe)
+                    && !rules.pipelines[pipeline as usize].accepts(batch, signal, signal_type, mention, &timeframe)
                 {
                     continue;
                 }
@@ -221,11 +222,12 @@ impl Pipeline {
         &self,
         batch: &'b Batch,
         signal: &Signal,
+        signal_type: &str,
         mention: &Mention,
         timeframe: &OnceCell<Option<Cow<'b, str>>>,
     ) -> bool {
         self.subscriptions.iter().any(|subscription| {
-            subscription.signal_type.as_deref().is_none_or(|wanted| wanted == batch.text(signal.signal_type))
+            subscription.signal_type.as_deref().is_none_or(|wanted| wanted == signal_type)
                 && subscription
                     .min_confidence
                     .is_none_or(|least| mention.confidence.is_some_and(|confidence| confidence >= least))
