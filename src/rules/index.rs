@@ -31,23 +31,38 @@ pub struct RuleSet {
     watchers: Vec<u32>,
 }
 
-impl RuleSet {
-    /// Indexes rules. The order of pipelines is that of their ids, which is also the order of claims.
-    pub fn new(mut rules: Vec<Rule>) -> Self {
-        rules.sort_unstable_by_key(|rule| rule.pipeline_id);
-        let mut tickers = Names::default();
-        let mut pairs: Vec<(u32, u32)> = Vec::new();
-        let mut pipelines: Vec<Pipeline> = Vec::with_capacity(rules.len());
-        for rule in rules {
-            let pipeline = number(pipelines.len());
-            for ticker in rule.tickers {
-                pairs.push((tickers.number(ticker), pipeline));
-            }
-            pipelines.push(Pipeline {
-                id: rule.pipeline_id,
-                user_id: rule.user_id.map(String::into_boxed_str),
-                subscriptions: rule.subscriptions.into_boxed_slice(),
-            });
+/// Rules on their way into an index. Each is taken apart as it is read: the names of tickers, which are most of it, are kept
+/// once for all.
+#[derive(Debug, Default)]
+pub struct Rules {
+    pipelines: Vec<(u32, Pipeline)>,
+    tickers: Names,
+    /// Ticker and pipeline.
+    pairs: Vec<(u32, u32)>,
+}
+
+impl Rules {
+    /// Takes a rule in.
+    pub fn add(&mut self, rule: Rule) {
+        let pipeline = number(self.pipelines.len());
+        for ticker in rule.tickers {
+            self.pairs.push((self.tickers.number(ticker), pipeline));
+        }
+        let user_id = rule.user_id.map(String::into_boxed_str);
+        let subscriptions = rule.subscriptions.into_boxed_slice();
+        self.pipelines.push((pipeline, Pipeline { id: rule.pipeline_id, user_id, subscriptions }));
+    }
+
+    /// The order of pipelines is that of their ids, which is also the order of claims.
+    pub fn index(self) -> RuleSet {
+        let Self { mut pipelines, tickers, mut pairs } = self;
+        pipelines.sort_unstable_by_key(|(_, pipeline)| pipeline.id);
+        let mut numbers = vec![0; pipelines.len()];
+        for (next, (number, _)) in (0..).zip(&pipelines) {
+            numbers[*number as usize] = next;
+        }
+        for (_, pipeline) in &mut pairs {
+            *pipeline = numbers[*pipeline as usize];
         }
         pairs.sort_unstable();
         pairs.dedup();
@@ -58,9 +73,22 @@ impl RuleSet {
         for ticker in 1..starts.len() {
             starts[ticker] += starts[ticker - 1];
         }
-        let takes_all = pipelines.iter().map(|pipeline| pipeline.subscriptions.is_empty()).collect();
-        let watchers = pairs.into_iter().map(|(_, pipeline)| pipeline).collect();
-        Self { pipelines, takes_all, tickers, starts, watchers }
+        // Copied, not changed in place: what is kept for long takes no more room than it needs.
+        let mut watchers = Vec::with_capacity(pairs.len());
+        watchers.extend(pairs.iter().map(|(_, pipeline)| *pipeline));
+        let mut ordered = Vec::with_capacity(pipelines.len());
+        ordered.extend(pipelines.into_iter().map(|(_, pipeline)| pipeline));
+        let takes_all = ordered.iter().map(|pipeline| pipeline.subscriptions.is_empty()).collect();
+        RuleSet { pipelines: ordered, takes_all, tickers, starts, watchers }
+    }
+}
+
+impl RuleSet {
+    /// Indexes rules.
+    pub fn new(rules: Vec<Rule>) -> Self {
+        let mut taken = Rules::default();
+        rules.into_iter().for_each(|rule| taken.add(rule));
+        taken.index()
     }
 
     /// How many pipelines there are.

@@ -1,7 +1,9 @@
 //! Sessions with PostgreSQL, and what can go wrong in them. Does IO.
 
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::UnboundedSender;
@@ -154,6 +156,18 @@ impl Connection {
     /// PostgreSQL does not answer or refuses.
     pub async fn query(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
         self.within(self.client.query(sql, values)).await
+    }
+
+    /// Runs a statement and hands on each row as it comes, so that they are never all in memory.
+    pub(super) async fn each(&self, sql: &str, mut take: impl FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        let work = async {
+            let mut rows = pin!(self.client.query_raw(sql, std::iter::empty::<&str>()).await.map_err(StoreError::Postgres)?);
+            while let Some(row) = rows.try_next().await.map_err(StoreError::Postgres)? {
+                take(row)?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(CLIENT_TIMEOUT, work).await.map_err(|_| StoreError::TimedOut(CLIENT_TIMEOUT))?
     }
 
     /// Runs a prepared statement that gives rows.

@@ -78,7 +78,7 @@ impl Refresher {
             }
         }
         let skipped = loaded.skipped.len();
-        let rules = RuleSet::new(loaded.rules);
+        let rules = loaded.rules.index();
         let (pipelines, tickers) = (rules.len(), rules.tickers());
         let changed = self.rules.load().len() != pipelines || self.loaded_at.is_none();
         self.rules.store(Arc::new(rules));

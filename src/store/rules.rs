@@ -1,14 +1,16 @@
 //! Reading the rules from the platform's tables. Does IO.
 
+use tokio_postgres::Row;
+
 use super::StoreError;
 use super::catalog::columns;
 use super::database::Connection;
-use crate::rules::{Rule, RuleRow};
+use crate::rules::{Rule, RuleRow, Rules};
 
 /// The rules at one moment, and the rows that make none.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
-    pub(super) rules: Vec<Rule>,
+    pub(super) rules: Rules,
     /// Pipeline and reason.
     pub(super) skipped: Vec<(uuid::Uuid, String)>,
 }
@@ -34,7 +36,7 @@ pub(super) async fn load(connection: &Connection) -> Result<Loaded, StoreError> 
         column("signal_subscriptions"),
     );
     let mut loaded = Loaded::default();
-    for row in connection.query(&sql, &[]).await? {
+    let take = |row: Row| {
         let row = RuleRow {
             pipeline_id: row.try_get(0).map_err(StoreError::Answer)?,
             user_id: row.try_get(1).map_err(StoreError::Answer)?,
@@ -42,9 +44,11 @@ pub(super) async fn load(connection: &Connection) -> Result<Loaded, StoreError> 
             subscriptions: row.try_get(3).map_err(StoreError::Answer)?,
         };
         match Rule::try_from(&row) {
-            Ok(rule) => loaded.rules.push(rule),
+            Ok(rule) => loaded.rules.add(rule),
             Err(reason) => loaded.skipped.push((row.pipeline_id, reason)),
         }
-    }
+        Ok(())
+    };
+    connection.each(&sql, take).await?;
     Ok(loaded)
 }
