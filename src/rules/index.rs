@@ -87,7 +87,9 @@ impl RuleSet {
     /// Indexes rules.
     pub fn new(rules: Vec<Rule>) -> Self {
         let mut taken = Rules::default();
-        rules.into_iter().for_each(|rule| taken.add(rule));
+        for rule in rules {
+            taken.add(rule);
+        }
         taken.index()
     }
 
