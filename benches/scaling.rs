@@ -17,8 +17,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
-use support::{Popularity, batch, celery, matched, payload, payloads, rules, tasks, watchers_of_one};
-use trigger_dispatcher::rules::RuleSet;
+use support::{Popularity, batch, celery, each_rule, matched, payload, payloads, rules, tasks, watchers_of_one};
+use trigger_dispatcher::rules::{RuleSet, Rules};
 use trigger_dispatcher::tasks::celery::Encoder;
 
 /// How long what is short is repeated.
@@ -93,15 +93,21 @@ fn milliseconds<T>(mut work: impl FnMut() -> T) -> anyhow::Result<f64> {
 
 fn pipelines(number: usize) -> anyhow::Result<()> {
     let before = resident()?;
-    let first = Arc::new(RuleSet::new(rules(number, Popularity::Uniform)));
-    // As a refresh does it: the new set is made while the old one is in use.
-    let again = rules(number, Popularity::Uniform);
-    let start = on_processor()?;
-    let second = RuleSet::new(again);
-    let build = (on_processor()? - start) as f64 / 1e6;
+    // As a refresh does it: each rule is taken in as it is read, and the new set is made while the old one is in use.
+    let as_read = || {
+        let mut taken = Rules::default();
+        each_rule(number, Popularity::Uniform, |rule| taken.add(rule));
+        taken.index()
+    };
+    let first = Arc::new(as_read());
+    let second = as_read();
     let peak = memory("VmHWM")?;
     drop(second);
     let kept = resident()? - before;
+    let again = rules(number, Popularity::Uniform);
+    let start = on_processor()?;
+    drop(RuleSet::new(again));
+    let build = (on_processor()? - start) as f64 / 1e6;
     let signals = 200;
     let batches = |popularity| batch(&payloads(signals, 1, popularity), Instant::now());
     let per_signal = |milliseconds: f64| milliseconds * 1e6 / signals as f64;

@@ -87,6 +87,13 @@ fn kind(numbers: &mut Numbers) -> String {
 /// Pipelines that watch 20 tickers and subscribe to one to three of 16 types, half of them with a least confidence, an
 /// eighth with a timeframe.
 pub(crate) fn rules(pipelines: usize, popularity: Popularity) -> Vec<Rule> {
+    let mut rules = Vec::with_capacity(pipelines);
+    each_rule(pipelines, popularity, |rule| rules.push(rule));
+    rules
+}
+
+/// The same, one after the other.
+pub(crate) fn each_rule(pipelines: usize, popularity: Popularity, mut take: impl FnMut(Rule)) {
     let (mut numbers, choice) = (Numbers::new(1), Choice::new(popularity));
     let mut rule = || {
         let mut watched = Vec::with_capacity(WATCHED);
@@ -106,7 +113,9 @@ pub(crate) fn rules(pipelines: usize, popularity: Popularity) -> Vec<Rule> {
         let tickers = watched.into_iter().map(name).collect();
         Rule { pipeline_id: numbers.uuid(), user_id: Some(numbers.uuid().to_string()), tickers, subscriptions }
     };
-    (0..pipelines).map(|_| rule()).collect()
+    for _ in 0..pipelines {
+        take(rule());
+    }
 }
 
 /// One pipeline each, for all signals of one ticker; and a hundred for another.

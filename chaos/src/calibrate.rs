@@ -77,8 +77,8 @@ fn schedule(bug: Bug, seed: u64) -> Plan {
         // Sweepers that began together look together; slow answers make room between look and deed.
         Bug::SweepWithoutCompare => Plan {
             lanes: vec![
-                vec![step(Fault::KillAll, 25 * second)],
-                vec![step(Fault::Slow(Dependency::Postgres, Duration::from_millis(400), Duration::from_secs(25)), 0)],
+                vec![step(Fault::KillAll, 45 * second)],
+                vec![step(Fault::Slow(Dependency::Postgres, Duration::from_secs(1), Duration::from_secs(45)), 0)],
             ],
             loses: 100,
             signals: 1_500,

@@ -19,21 +19,25 @@ pub(crate) struct Watched {
     pub(crate) ahead: Vec<String>,
     /// The most resident memory of an instance, in MB.
     pub(crate) resident: f64,
-    /// What each process held soon after its start.
+    /// How old each process was when it had Kafka's clients.
+    ready: HashMap<u32, Duration>,
+    /// What each process held soon after that.
     starts: HashMap<u32, Resources>,
     /// The processes that lived to the end.
     pub(crate) survivors: Vec<Survivor>,
 }
 
-/// How old a process is that has made its connections and its buffers.
+/// How long a process with Kafka's clients takes to make its buffers.
 const WARM: Duration = Duration::from_secs(5);
+/// Threads of a process that has Kafka's clients. One with fewer still waits for the store, however old it is.
+const READY_THREADS: u64 = 10;
 
 impl Watched {
     fn look(&mut self, instances: &Instances) {
         for (pid, age) in instances.ages() {
             let Some(now) = Resources::of(pid) else { continue };
             self.resident = self.resident.max(now.memory);
-            if age >= WARM {
+            if now.threads >= READY_THREADS && age >= *self.ready.entry(pid).or_insert(age) + WARM {
                 self.starts.entry(pid).or_insert(now);
             }
         }
