@@ -20,6 +20,9 @@ const CLOCKS_MS: [i64; INSTANCES] = [0, 420_000, -420_000];
 /// The signal that a crash point ends its process with.
 const ABORTED: i32 = 6;
 
+/// Where in an instance's log the reason of its end stands.
+const LAST_LINES: usize = 20;
+
 /// The dispatchers of a run. Killed when they go out of scope.
 #[derive(Debug)]
 pub(crate) struct Instances {
@@ -125,12 +128,19 @@ impl Instances {
         Ok(true)
     }
 
-    /// Fails if an instance has ended by itself.
+    /// Starts an instance again that has left because its Kafka client was stuck, as a supervisor would. Fails if one has ended
+    /// by itself for any other reason.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         for number in 0..INSTANCES {
-            if let Some(status) = self.lock(number).as_mut().map(|running| running.child.try_wait()).transpose()?.flatten() {
-                anyhow::bail!("instance {number} ended by itself: {status}");
-            }
+            let mut slot = self.lock(number);
+            let Some(status) = slot.as_mut().map(|running| running.child.try_wait()).transpose()?.flatten() else { continue };
+            let log = std::fs::read_to_string(self.evidence.folder().join(format!("instance-{number}.log")))?;
+            let stalls = log.lines().rev().take(LAST_LINES).any(|line| line.contains("\"intake_stalled\""));
+            anyhow::ensure!(status.code() == Some(1) && stalls, "instance {number} ended by itself: {status}");
+            self.evidence.hit("left a stuck Kafka client");
+            *slot = None;
+            drop(slot);
+            self.start(number, None)?;
         }
         Ok(())
     }

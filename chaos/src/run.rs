@@ -158,6 +158,8 @@ fn variables(
         ("TRIGGER_START_TIMEOUT_SECONDS", START_TIMEOUT.as_secs().to_string()),
         ("TRIGGER_MAX_ATTEMPTS", "10".to_owned()),
         ("TRIGGER_WORKER_GUARD", "yes".to_owned()),
+        // Longer than a rebalance, shorter than the time to settle.
+        ("STALL_SECONDS", "30".to_owned()),
         ("HTTP_ADDRESS", "127.0.0.1:0".to_owned()),
         ("LOG_SIGNALS_PER_SECOND", "20".to_owned()),
     ];

@@ -244,8 +244,12 @@ impl IntakeThread {
                 Change::Assigned(partitions) => {
                     tracing::info!(event = "partitions_changed", assigned = ?partitions);
                     self.assignment.assigned(partitions);
+                    self.watch.assigned();
                 }
-                Change::Revoked => self.assignment.revoked(),
+                Change::Revoked => {
+                    self.assignment.revoked();
+                    self.watch.revoked(clock::now());
+                }
             }
         }
         if self.assignment.is_due_again(clock::now()) {
@@ -266,7 +270,10 @@ impl IntakeThread {
             return;
         }
         if self.pending.is_empty() && self.watch.is_stalled(&self.consumer, &self.topic, self.assignment.reading(), now) {
-            tracing::error!(event = "intake_stalled", text = "Kafka gets records and none comes; leaving, to be started again");
+            tracing::error!(
+                event = "intake_stalled",
+                text = "Kafka answers, and neither records nor partitions come from it; leaving, to be started again"
+            );
             self.send(Arrival::Stalled);
             return;
         }

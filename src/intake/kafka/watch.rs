@@ -1,4 +1,6 @@
-//! Notices a consumer that is stuck: Kafka gets records, and none comes to us (librdkafka #5153 and its like).
+//! Notices a consumer that is stuck: Kafka gets records, and none comes to us (librdkafka #5153 and its like); or the group has
+//! taken our partitions, and never says again whose they are, though Kafka answers. The chaos harness has seen the latter:
+//! librdkafka stayed in its state `wait-unassign-to-complete` when the coordinator went away in a rebalance.
 
 use std::time::{Duration, Instant};
 
@@ -19,11 +21,13 @@ pub(super) struct StallWatch {
     /// The sum of the partitions' ends when the last record had come.
     end_before: Option<i64>,
     behind_since: Option<Instant>,
+    /// Since when the group has been silent after it took what we had, as far as Kafka answered.
+    revoked_since: Option<Instant>,
 }
 
 impl StallWatch {
     pub(super) fn new(limit: Option<Duration>, now: Instant) -> Self {
-        Self { limit, last_look: now, received: 0, received_before: 0, end_before: None, behind_since: None }
+        Self { limit, last_look: now, received: 0, received_before: 0, end_before: None, behind_since: None, revoked_since: None }
     }
 
     /// Records have come.
@@ -31,7 +35,17 @@ impl StallWatch {
         self.received += records as u64;
     }
 
-    /// The assignment has changed.
+    /// The group has taken everything; it will say whose it is now, be it nobody's.
+    pub(super) fn revoked(&mut self, now: Instant) {
+        self.revoked_since.get_or_insert(now);
+    }
+
+    /// The group has spoken.
+    pub(super) fn assigned(&mut self) {
+        self.revoked_since = None;
+    }
+
+    /// What was read is read no more.
     pub(super) fn reset(&mut self) {
         self.end_before = None;
         self.behind_since = None;
@@ -46,10 +60,15 @@ impl StallWatch {
         now: Instant,
     ) -> bool {
         let Some(limit) = self.limit else { return false };
-        if now - self.last_look < limit / 4 || reading.is_empty() {
+        if now - self.last_look < limit / 4 || (reading.is_empty() && self.revoked_since.is_none()) {
             return false;
         }
         self.last_look = now;
+        if self.revoked_since.is_some() {
+            let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT);
+            let answers = metadata.is_ok_and(|found| found.topics().first().is_some_and(|found| !found.partitions().is_empty()));
+            return self.judge_silence(answers, now, limit);
+        }
         let quiet = self.received == self.received_before;
         self.received_before = self.received;
         let end = reading
@@ -57,6 +76,14 @@ impl StallWatch {
             .map(|(partition, _)| consumer.fetch_watermarks(topic, *partition, TIMEOUT).map(|(_, high)| high).ok())
             .sum();
         self.judge(quiet, end, now, limit)
+    }
+
+    /// While Kafka does not answer, or has no such topic, the group's silence is not our client's fault.
+    fn judge_silence(&mut self, answers: bool, now: Instant, limit: Duration) -> bool {
+        if !answers {
+            self.revoked_since = Some(now);
+        }
+        self.revoked_since.is_some_and(|since| now - since >= limit)
     }
 
     /// `end` is unknown while Kafka does not answer: then it is Kafka that fails, not our client.
@@ -123,5 +150,33 @@ mod tests {
             (true, Some(3)),
         ];
         assert!(!judge(&looks).contains(&true));
+    }
+
+    fn silent(looks: &[bool]) -> Vec<bool> {
+        let start = clock::now();
+        let mut watch = StallWatch::new(Some(LIMIT), start);
+        watch.revoked(start);
+        let instants = (1_u32..).map(|look| start + Duration::from_secs(25) * look);
+        looks.iter().zip(instants).map(|(answers, now)| watch.judge_silence(*answers, now, LIMIT)).collect()
+    }
+
+    #[test]
+    fn a_group_that_never_says_whose_the_partitions_are_is_a_stall_after_the_limit() {
+        assert_eq!(silent(&[true; 5]), [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn a_kafka_that_is_down_in_a_rebalance_is_no_stall_and_has_the_whole_limit_again() {
+        assert_eq!(silent(&[true, true, false, true, true, true, true]), [false, false, false, false, false, false, true]);
+        assert!(!silent(&[false; 12]).contains(&true));
+    }
+
+    #[test]
+    fn a_group_that_has_spoken_is_not_silent() {
+        let start = clock::now();
+        let mut watch = StallWatch::new(Some(LIMIT), start);
+        watch.revoked(start);
+        watch.assigned();
+        assert_eq!(watch.revoked_since, None, "also where it gave us nothing");
     }
 }
