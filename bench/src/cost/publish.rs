@@ -31,7 +31,7 @@ impl Publishing {
         let messages = self.messages.get(..size).with_context(|| format!("only {} messages", self.messages.len()))?;
         let guard = format!("{}_{}", self.list, Uuid::new_v4().simple());
         let mut guarded = redis::cmd("EVALSHA");
-        guarded.arg(&self.script).arg(2).arg(&self.list).arg(&guard).arg(60).arg(messages);
+        guarded.arg(&self.script).arg(2).arg(&self.list).arg(&guard).arg(60).arg(1).arg(messages);
         let mut plain = redis::cmd("LPUSH");
         plain.arg(&self.list).arg(messages);
         let connection = &mut self.connection;
