@@ -134,7 +134,7 @@ fn watchers(number: usize) -> anyhow::Result<()> {
     let matches = matched(&rules, &batch);
     let arguments = milliseconds(|| tasks(&celery, &batch, &matches))?;
     let tasks = tasks(&celery, &batch, &matches);
-    let encode = || tasks.iter().map(|task| encoder.redis_message(task, expires)).collect::<Vec<_>>();
+    let encode = || encoder.redis_messages(&tasks, expires);
     let encoding = milliseconds(encode)?;
     let messages = encode();
     let bytes: usize = messages.iter().map(String::len).sum();

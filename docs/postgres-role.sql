@@ -25,8 +25,11 @@ begin
     end if;
 end $$;
 
--- Our own schema. Nothing of the ledger is ever deleted by the service.
+-- Our own schema. The service deletes nothing of the ledger itself: partitions are made, and those that are older than
+-- LEDGER_RETENTION_DAYS dropped, by functions that run with their owner's rights and refuse to touch what is in flight.
 grant usage on schema dispatcher to trigger_dispatcher;
 grant select on dispatcher.schema_versions, dispatcher.starts to trigger_dispatcher;
 grant select, insert, update on dispatcher.triggers, dispatcher.publications, dispatcher.progress to trigger_dispatcher;
 grant select, insert, update, delete on dispatcher.slots to trigger_dispatcher;
+grant execute on function dispatcher.prepare_partitions(text, integer), dispatcher.old_partitions(interval), dispatcher.in_flight(text),
+    dispatcher.drop_partition(text, interval), dispatcher.delete_old(text, interval, integer) to trigger_dispatcher;

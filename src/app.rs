@@ -6,12 +6,13 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Broker, Config, ResultBackend};
-use crate::dispatch::{Dispatcher, Terms};
+use crate::dispatch::{Dispatcher, MOST_SLOTS, Terms, Waits};
 use crate::intake::kafka::KafkaSource;
 use crate::retry::{Backoff, until_done};
 use crate::store::postgres::{ClaimTerms, PostgresClaims};
 use crate::store::refresh::Refresher;
 use crate::store::sweep::Sweeper;
+use crate::store::upkeep::Upkeep;
 use crate::store::{Database, StoreError, migrate};
 use crate::supervise::{Task, within_grace};
 use crate::tasks::Queue;
@@ -50,7 +51,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     result
 }
 
-/// Prepares the store, reads the rules, then runs the loop beside the refresh and the sweeper.
+/// Prepares the store, reads the rules, then runs the loop beside the refresh, the sweeper and the upkeep.
 async fn flow(
     config: &Config,
     database: Database,
@@ -71,22 +72,30 @@ async fn flow(
         return Ok(());
     }
     // Only now join the group: an instance without rules would call every signal unmatched.
+    let upkeep = Upkeep::new(database.clone(), config.ledger);
     let source = KafkaSource::connect(&config.kafka, &config.batch, config.trigger.max_signal_age, config.process.stall)?;
     let dispatcher = Dispatcher {
         source,
         claims: PostgresClaims::new(database, ClaimTerms::new(config)),
         queue,
         rules: refresher.rules(),
-        terms: Terms { topic: config.kafka.signal_topic.clone(), scope: config.trigger.scope, celery: config.celery.clone() },
+        terms: Terms {
+            topic: config.kafka.signal_topic.clone(),
+            scope: config.trigger.scope,
+            celery: config.celery.clone(),
+            most_slots: MOST_SLOTS,
+        },
         events: Events::new(&config.kafka.signal_topic, config.process.log_signals_per_second),
         metrics,
+        waits: Waits::default(),
         stop: stop.clone(),
     };
     let refresh = Task::start("refresh", stop, refresher.run(stop.clone()));
     let sweep = Task::start("sweep", stop, sweeper.run(stop.clone()));
+    let upkeep = Task::start("upkeep", stop, upkeep.run(stop.clone()));
     let flow = dispatcher.run().await;
     stop.cancel();
-    let others = refresh.join().await.and(sweep.join().await);
+    let others = refresh.join().await.and(sweep.join().await).and(upkeep.join().await);
     flow?;
     others
 }

@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::{dead_letters, demo, health, offsets};
+use crate::commands::{dead_letters, demo, health, offsets, prune};
 use crate::config::{Config, Environment, Problems, env_example, help};
 use crate::store::{Database, migrate};
 use crate::{app, supervise, telemetry};
@@ -38,6 +38,8 @@ enum Command {
     /// List records that were bad, or send them again.
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLetters),
+    /// Forget what the ledger has kept for long enough, and make the partitions that are needed next.
+    Prune(prune::Prune),
     /// Ask the running service for its health (GET /healthz at HTTP_ADDRESS); for container health checks.
     Health,
     /// Print every variable with its default, as .env.example has it.
@@ -100,9 +102,12 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Demo(options) => runtime.block_on(demo::run(options)),
         Command::Offsets(command) => runtime.block_on(async { offsets::run(&configuration()?, &command).await }),
         Command::DeadLetters(command) => runtime.block_on(async { dead_letters::run(&configuration()?, &command).await }),
+        Command::Prune(command) => runtime.block_on(async { prune::run(&configuration()?, &command).await }),
         Command::Health => runtime.block_on(health::run(&configuration()?)),
         Command::Migrate => runtime.block_on(async {
-            let migrated = migrate::migrate(&Database::new(&configuration()?.postgres)).await?;
+            let config = configuration()?;
+            let database = Database::new(&config.postgres);
+            let migrated = migrate::migrate(&database).await?;
             println!("schema dispatcher: version {} (was {})", migrated.to, migrated.from);
             for (tables, text) in [
                 (&migrated.notifying, "changes are seen at once"),
@@ -112,7 +117,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
                     println!("{table}: {text}");
                 }
             }
-            Ok(())
+            prune::prepare(&database.connect().await?, config.ledger).await
         }),
         Command::Run => runtime.block_on(async {
             let config = configuration()?;

@@ -2,27 +2,34 @@
 //!
 //! A bad record is written to the dead-letter topic before its offset can move. Offsets move in the store together
 //! with the claims; the broker gets the tasks next; Kafka hears of it last. A crash between any two steps leaves
-//! either nothing decided, or a publication that the sweeper takes up.
+//! either nothing decided, or a publication that the sweeper takes up. A batch of very many slots goes through claim and
+//! broker part by part, and batches of other partitions pass by in between.
 
-use std::collections::HashSet;
+mod backlog;
+mod pass;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use self::backlog::Backlog;
+use self::pass::{Begun, Pass};
 use crate::chaos::{self, Bug};
 use crate::config::{CeleryConfig, Scope};
-use crate::intake::{Arrival, Batch, Reason, Source};
+use crate::intake::{Arrival, Batch, Rejected, Source};
 use crate::retry::{Backoff, Stopped, until_done};
-use crate::rules::{Matches, Skip, WHOLE};
 use crate::store::refresh::SharedRules;
-use crate::store::{ClaimRequest, Claimed, Claims, Verdict, Wanted};
-use crate::tasks::{Publication, Task, TaskQueue, Texts};
+use crate::store::{ClaimRequest, Claimed, Claims, Verdict};
+use crate::tasks::{Publication, Task, TaskQueue};
 use crate::telemetry::{Events, Metrics};
 
 /// How long confirmations wait for a claim to ride on before they are written by themselves.
 const CONFIRM_AFTER: Duration = Duration::from_millis(250);
+/// Slots that one statement decides at most, in production: so many take it some 100 ms, and other partitions wait no longer.
+pub const MOST_SLOTS: usize = 4_000;
 
 /// What a task is made from.
 #[derive(Debug, Clone)]
@@ -33,6 +40,34 @@ pub struct Terms {
     pub scope: Scope,
     /// How a task looks.
     pub celery: CeleryConfig,
+    /// Slots that one statement decides at most, see [`MOST_SLOTS`].
+    pub most_slots: usize,
+}
+
+/// A wait for each step that may fail. They live as long as the loop: what fails on every batch still has a line a minute.
+#[derive(Debug)]
+pub struct Waits {
+    open: Backoff,
+    start: Backoff,
+    dead_letter: Backoff,
+    claim: Backoff,
+    reopen: Backoff,
+    enqueue: Backoff,
+    confirm: Backoff,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self {
+            open: Backoff::new("open_failed"),
+            start: Backoff::new("start_failed"),
+            dead_letter: Backoff::new("dead_letter_failed"),
+            claim: Backoff::new("claim_failed"),
+            reopen: Backoff::new("reopen_failed"),
+            enqueue: Backoff::new("enqueue_failed"),
+            confirm: Backoff::new("confirm_failed"),
+        }
+    }
 }
 
 /// The loop's parts.
@@ -52,6 +87,8 @@ pub struct Dispatcher<S, C, Q> {
     pub events: Events,
     /// Numbers of the flow.
     pub metrics: Arc<Metrics>,
+    /// How long each step waits when it fails.
+    pub waits: Waits,
     /// Ends the loop after the batch under way.
     pub stop: CancellationToken,
 }
@@ -61,38 +98,32 @@ pub struct Dispatcher<S, C, Q> {
 #[error("the intake is stalled: Kafka has records and none comes")]
 pub struct Stalled;
 
-/// A decided batch on its way out.
-struct Decided {
-    publication_id: Uuid,
-    batch: Batch,
-    matches: Matches,
-    wanted: Vec<Wanted>,
-    claimed: Claimed,
-}
-
 impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
     /// Runs until told to stop, then leaves the source in order.
     ///
     /// # Errors
     /// The source is stuck; it is not closed, for that may hang.
     pub async fn run(mut self) -> Result<(), Stalled> {
-        loop {
-            let arrival = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => break,
-                arrival = self.source.next() => arrival,
-                () = tokio::time::sleep(CONFIRM_AFTER), if self.claims.has_unwritten() => {
-                    if self.flush().await.is_err() { break }
-                    continue;
-                }
-            };
+        let (mut backlog, mut begun) = (Backlog::default(), Begun::new());
+        while !self.stop.is_cancelled() {
+            let arrival = self.arrival(&backlog).await;
+            let is_new = arrival.is_some();
             let done = match arrival {
-                Arrival::Assigned(partitions) => self.start(&partitions).await,
-                Arrival::Batch(batch) => self.pass(batch).await,
-                Arrival::Stalled => return Err(Stalled),
-                Arrival::Ended => break,
+                Some(Arrival::Assigned(partitions)) => {
+                    // Whatever is under way was read before, and is read again.
+                    backlog.clear();
+                    self.start(&partitions, &mut begun).await
+                }
+                Some(Arrival::Batch(batch)) => self.receive(batch, &mut backlog, &begun).await,
+                Some(Arrival::Stalled) => return Err(Stalled),
+                Some(Arrival::Ended) => break,
+                None => Ok(()),
             };
-            if done == Err(Stopped) {
+            // The source answers while we work, but only if it was asked: before the first of many parts too.
+            if is_new && done.is_ok() && backlog.peek().is_some_and(|pass| pass.is_wide(&self.terms)) {
+                continue;
+            }
+            if done == Err(Stopped) || self.go_on(&mut backlog, &mut begun).await == Err(Stopped) {
                 break;
             }
         }
@@ -104,156 +135,174 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
         Ok(())
     }
 
-    async fn start(&mut self, partitions: &[i32]) -> Result<(), Stopped> {
-        chaos::point("before_open");
-        let Self { claims, source, stop, .. } = self;
-        let starts = until_done(&mut Backoff::new("open_failed"), stop, async || claims.open(partitions).await).await?;
-        chaos::point("after_open");
-        until_done(&mut Backoff::new("start_failed"), stop, async || source.start(&starts).await).await
+    /// What the source has: waited for only if there is nothing else to do, and not for ever.
+    async fn arrival(&mut self, backlog: &Backlog<Pass>) -> Option<Arrival> {
+        if !backlog.is_empty() {
+            return if backlog.has_room() { self.source.next().now_or_never() } else { None };
+        }
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => None,
+            arrival = self.source.next() => Some(arrival),
+            () = tokio::time::sleep(CONFIRM_AFTER), if self.claims.has_unwritten() => {
+                // Only a stop ends this without success, and the loop sees it.
+                self.flush().await.ok();
+                None
+            }
+        }
     }
 
-    /// Takes one batch through all stages.
-    async fn pass(&mut self, batch: Batch) -> Result<(), Stopped> {
-        chaos::point("after_fetch");
-        self.events.received(&batch);
-        chaos::point("before_dead_letter");
-        self.dead_letter(&batch).await?;
-        chaos::point("after_dead_letter");
-        chaos::point("before_claim");
-        let Some(decided) = self.claim(batch).await? else { return Ok(()) };
-        chaos::point("after_claim");
-        if chaos::bug(Bug::CommitBeforePublish) {
-            self.commit(&decided).await;
-        }
-        self.enqueue(&decided).await?;
-        chaos::point("before_commit");
-        self.commit(&decided).await;
-        chaos::point("after_commit");
-        self.tell(&decided);
+    async fn start(&mut self, partitions: &[i32], begun: &mut Begun) -> Result<(), Stopped> {
+        chaos::point("before_open");
+        let Self { claims, waits, stop, .. } = self;
+        let starts = until_done(&mut waits.open, stop, async || claims.open(partitions).await).await?;
+        self.find_begun(partitions, begun).await?;
+        chaos::point("after_open");
+        let Self { source, waits, stop, .. } = self;
+        until_done(&mut waits.start, stop, async || source.start(&starts).await).await
+    }
+
+    /// Asks which records lead triggers though no offset has passed them.
+    async fn find_begun(&mut self, partitions: &[i32], begun: &mut Begun) -> Result<(), Stopped> {
+        let Self { claims, waits, stop, .. } = self;
+        let records = until_done(&mut waits.open, stop, async || claims.begun(partitions).await).await?;
+        begun.retain(|(partition, _)| !partitions.contains(partition));
+        begun.extend(records);
         Ok(())
     }
 
-    async fn dead_letter(&mut self, batch: &Batch) -> Result<(), Stopped> {
-        if batch.rejected().is_empty() {
-            return Ok(());
-        }
-        let Self { source, stop, .. } = self;
-        until_done(&mut Backoff::new("dead_letter_failed"), stop, async || source.dead_letter(batch.rejected()).await).await
+    /// Takes a batch in.
+    async fn receive(&mut self, batch: Batch, backlog: &mut Backlog<Pass>, begun: &Begun) -> Result<(), Stopped> {
+        chaos::point("after_fetch");
+        self.events.received(&batch);
+        chaos::point("before_dead_letter");
+        self.dead_letter(batch.rejected()).await?;
+        chaos::point("after_dead_letter");
+        backlog.push(batch, |batch| Pass::new(batch, &self.rules.load_full(), &self.terms, begun));
+        Ok(())
     }
 
-    /// Lets the store decide the batch; `None` when nothing of it is ours any more.
-    async fn claim(&mut self, mut batch: Batch) -> Result<Option<Decided>, Stopped> {
-        let rules = self.rules.load_full();
-        let mut skips = HashSet::new();
-        let publication_id = Uuid::new_v4();
-        let mut backoff = Backoff::new("claim_failed");
+    async fn dead_letter(&mut self, rejected: &[Rejected]) -> Result<(), Stopped> {
+        if rejected.is_empty() {
+            return Ok(());
+        }
+        let Self { source, waits, stop, .. } = self;
+        until_done(&mut waits.dead_letter, stop, async || source.dead_letter(rejected).await).await
+    }
+
+    /// Takes one batch through the other stages: whole, or one part of it.
+    async fn go_on(&mut self, backlog: &mut Backlog<Pass>, begun: &mut Begun) -> Result<(), Stopped> {
+        let Some(mut pass) = backlog.next() else { return Ok(()) };
+        chaos::point("before_claim");
+        if let Some((request, claimed)) = self.claim(&mut pass, begun).await? {
+            chaos::point("after_claim");
+            if !request.goes_on && chaos::bug(Bug::CommitBeforePublish) {
+                self.commit(&pass.batch).await;
+            }
+            self.enqueue(&request, &claimed).await?;
+            if !request.goes_on {
+                chaos::point("before_commit");
+                self.commit(&pass.batch).await;
+                chaos::point("after_commit");
+            }
+            self.tell(&pass, &request, &claimed);
+            if request.goes_on {
+                backlog.put_back(pass);
+                return Ok(());
+            }
+        }
+        self.source.give_back(pass.batch);
+        backlog.begin(|batch| Pass::new(batch, &self.rules.load_full(), &self.terms, begun));
+        Ok(())
+    }
+
+    /// Lets the store decide the batch or its next part; `None` when nothing of it is ours any more.
+    async fn claim(&mut self, pass: &mut Pass, begun: &mut Begun) -> Result<Option<(ClaimRequest, Claimed)>, Stopped> {
         loop {
-            let matches = rules.match_batch(&batch, self.terms.scope, &skips);
-            let wanted = self.wanted(&batch, &matches);
-            let spans = batch
-                .offsets
-                .spans()
-                .iter()
-                .map(|span| (*span, matches.counts.get(&span.partition).copied().unwrap_or_default()));
-            let request = ClaimRequest { publication_id, spans: spans.collect(), wanted };
-            let Self { claims, stop, .. } = self;
-            match until_done(&mut backoff, stop, async || claims.claim(&request).await).await? {
+            // An id of its own for whatever is asked: what an earlier request with other texts has won stays that one's.
+            let request = pass.request(Uuid::new_v4(), &self.terms);
+            let Self { claims, waits, stop, .. } = self;
+            match until_done(&mut waits.claim, stop, async || claims.claim(&request).await).await? {
                 Verdict::Claimed(claimed) => {
-                    let wanted = request.wanted;
-                    return Ok(Some(Decided { publication_id, batch, matches, wanted, claimed }));
+                    pass.decided(&request, &claimed, begun);
+                    return Ok(Some((request, claimed)));
                 }
                 // Another signal of the batch may lead where the ledger knows the first.
-                Verdict::Known(positions) => skips.extend(positions.into_iter().map(|position| {
-                    let candidate = &matches.candidates[position];
-                    Skip { pipeline: candidate.pipeline, ticker: candidate.ticker, signal: candidate.signal }
-                })),
+                Verdict::Known(positions) => pass.skip(&positions, &self.terms),
                 Verdict::Refused(positions) => {
-                    let signals = positions.into_iter().map(|position| matches.candidates[position].signal).collect();
-                    let Self { source, events, stop, .. } = self;
-                    let refused = batch.refuse(&signals, Reason::Unstorable);
-                    events.rejected(refused);
-                    until_done(&mut Backoff::new("dead_letter_failed"), stop, async || source.dead_letter(refused).await).await?;
-                    // Positions have moved; what the ledger knows is found again.
-                    skips.clear();
+                    let refused = pass.refuse(&positions, &self.terms, begun);
+                    self.events.rejected(&refused);
+                    self.dead_letter(&refused).await?;
                 }
                 Verdict::Fenced(partitions) => {
                     tracing::warn!(event = "batch_fenced", ?partitions);
                     self.metrics.fenced();
-                    let Self { source, stop, .. } = self;
-                    until_done(&mut Backoff::new("reopen_failed"), stop, async || source.reopen().await).await?;
-                    batch.remove(&partitions);
-                    skips.clear();
-                    if batch.is_empty() {
+                    let Self { source, waits, stop, .. } = self;
+                    until_done(&mut waits.reopen, stop, async || source.reopen().await).await?;
+                    pass.batch.remove(&partitions);
+                    if pass.batch.is_empty() {
                         return Ok(None);
                     }
+                    // The request may have been applied before the partition went, and the reply was lost.
+                    let ours: Vec<i32> = pass.batch.offsets.partitions().collect();
+                    self.find_begun(&ours, begun).await?;
+                    pass.restart(&self.terms, begun);
                 }
             }
         }
     }
 
-    fn wanted(&self, batch: &Batch, matches: &Matches) -> Vec<Wanted> {
-        let mut texts = Texts::new(&self.terms.celery, &self.terms.topic, batch, &matches.rules);
-        let wanted = |candidate: &crate::rules::Candidate| {
-            let signal = &batch.signals()[candidate.signal as usize];
-            let ticker = if candidate.ticker == WHOLE { "" } else { batch.text(batch.mention(candidate.mentions[0]).ticker) };
-            Wanted {
-                text: texts.text(candidate, ticker),
-                pipeline_id: matches.rules.pipeline_id(candidate.pipeline),
-                ticker: ticker.to_owned(),
-                partition: signal.partition,
-                offset: signal.offset,
-                shared: candidate.shared,
-            }
-        };
-        matches.candidates.iter().map(wanted).collect()
-    }
-
-    async fn enqueue(&mut self, decided: &Decided) -> Result<(), Stopped> {
-        if decided.claimed.won.is_empty() {
+    async fn enqueue(&mut self, request: &ClaimRequest, claimed: &Claimed) -> Result<(), Stopped> {
+        if claimed.won.is_empty() {
             return Ok(());
         }
         let task = |position: &usize| {
-            let text = &decided.wanted[*position].text;
+            let text = &request.wanted[*position].text;
             Task { trigger_id: text.trigger_id, kwargs: text.kwargs.clone() }
         };
-        let tasks = decided.claimed.won.iter().map(task).collect();
-        let publication = Publication { id: decided.publication_id, expires: decided.claimed.leased_until, tasks };
+        let tasks = claimed.won.iter().map(task).collect();
+        let publication = Publication { id: request.publication_id, expires: claimed.leased_until, tasks };
         if chaos::bug(Bug::MarkBeforePublish) {
-            self.claims.confirm(decided.publication_id);
+            self.claims.confirm(request.publication_id);
             self.flush().await?;
         }
         chaos::point("before_publish");
-        let Self { queue, stop, .. } = self;
+        let Self { queue, waits, stop, .. } = self;
         let swallow = chaos::bug(Bug::PublishErrorSwallowed);
         let publish = async || match queue.enqueue(&publication).await {
             Err(_) if swallow => Ok(()),
             result => result,
         };
-        until_done(&mut Backoff::new("enqueue_failed"), stop, publish).await?;
+        until_done(&mut waits.enqueue, stop, publish).await?;
         chaos::point("after_publish");
-        self.claims.confirm(decided.publication_id);
+        self.claims.confirm(request.publication_id);
         Ok(())
     }
 
     /// Last, always. A failure costs nothing: the store knows, and the next commit covers it.
-    async fn commit(&mut self, decided: &Decided) {
-        if let Err(error) = self.source.commit(&decided.batch.offsets).await {
+    async fn commit(&mut self, batch: &Batch) {
+        if let Err(error) = self.source.commit(&batch.offsets).await {
             tracing::warn!(event = "kafka_commit_failed", %error);
         }
     }
 
-    fn tell(&mut self, decided: &Decided) {
-        let Decided { batch, matches, wanted, claimed, .. } = decided;
-        self.events.matched(batch, matches);
-        self.events.enqueued(matches, wanted, claimed);
-        let leads = claimed.won.iter().map(|won| batch.signals()[matches.candidates[*won].signal as usize].record_time_ms);
-        self.metrics.decided(batch, matches, claimed, leads);
+    fn tell(&mut self, pass: &Pass, request: &ClaimRequest, claimed: &Claimed) {
+        let Pass { batch, matches, sums, .. } = pass;
+        if sums.parts == 1 {
+            self.events.matched(batch, matches);
+        }
+        self.events.enqueued(&request.wanted, &claimed.won);
+        self.metrics.enqueued(pass.leads(request, claimed));
+        if !request.goes_on {
+            self.events.decided(matches, sums.enqueued, sums.known, &sums.unknown_statuses);
+            self.metrics.decided(batch, matches, sums.enqueued, sums.known);
+        }
     }
 
     async fn flush(&mut self) -> Result<(), Stopped> {
         chaos::point("before_confirm");
-        let Self { claims, stop, .. } = self;
-        until_done(&mut Backoff::new("confirm_failed"), stop, async || claims.flush().await).await?;
+        let Self { claims, waits, stop, .. } = self;
+        until_done(&mut waits.confirm, stop, async || claims.flush().await).await?;
         chaos::point("after_confirm");
         Ok(())
     }

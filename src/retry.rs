@@ -1,48 +1,81 @@
 //! Waiting for a dependency that fails: backoff, jitter, and a log line a minute at most.
 
 use std::fmt::Display;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::Rng as _;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::telemetry::Seldom;
 
 const FIRST: Duration = Duration::from_millis(50);
 const MOST: Duration = Duration::from_secs(2);
 
-/// How long to wait before the next attempt.
+/// How long to wait before the next attempt, and what the log hears of it: at most one line a minute that it fails, and one that
+/// it works again, however often both change. Lives as long as what it waits for is used, or it would forget the minute.
 #[derive(Debug)]
 pub struct Backoff {
     event: &'static str,
+    /// Failures since the last success: they make the wait longer.
+    in_a_row: u32,
+    /// Failures since a line told that all is well; and how many times it began to fail.
     attempts: u32,
+    outages: u32,
+    /// A line has told that it fails, and none yet that this is over.
+    is_told: bool,
     seldom: Seldom,
 }
 
 impl Backoff {
     /// For failures that are logged as `event`.
     pub fn new(event: &'static str) -> Self {
-        Self { event, attempts: 0, seldom: Seldom::default() }
+        Self { event, in_a_row: 0, attempts: 0, outages: 0, is_told: false, seldom: Seldom::default() }
     }
 
     /// Counts a failure, logs it if it is time, and says how long to wait.
     pub fn failed(&mut self, error: &dyn Display) -> Duration {
-        self.attempts = self.attempts.saturating_add(1);
-        if self.seldom.now(self.event) {
-            tracing::warn!(event = self.event, attempts = self.attempts, error = %error);
+        let is_due = self.failed_at(clock::now());
+        let Self { event, attempts, outages, .. } = *self;
+        if is_due {
+            tracing::warn!(event, attempts, outages, error = %error);
+        } else {
+            tracing::debug!(event, attempts, outages, error = %error);
         }
-        let most = (FIRST * 2_u32.saturating_pow(self.attempts.min(16) - 1)).min(MOST);
+        let most = (FIRST * 2_u32.saturating_pow(self.in_a_row.min(16) - 1)).min(MOST);
         // Several instances that lost the same server must not come back in step.
         most.mul_f64(rand::rng().random_range(0.5..1.0))
     }
 
-    /// Counts a success; tells that the trouble is over.
+    /// Whether a line is due.
+    fn failed_at(&mut self, now: Instant) -> bool {
+        self.outages = self.outages.saturating_add(u32::from(self.in_a_row == 0));
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        self.attempts = self.attempts.saturating_add(1);
+        let is_due = self.seldom.at(self.event, now);
+        self.is_told |= is_due;
+        is_due
+    }
+
+    /// Takes note of a success; tells that the trouble is over, if it was told. What it counts includes what no line told.
     pub fn recovered(&mut self) {
-        if self.attempts > 0 {
-            tracing::info!(event = "recovered", after = self.event, attempts = self.attempts);
-            self.attempts = 0;
-            self.seldom.forget(self.event);
+        // Nearly always: the clock need not be asked.
+        if self.in_a_row == 0 && !self.is_told {
+            return;
         }
+        if let Some((attempts, outages)) = self.recovered_at(clock::now()) {
+            tracing::info!(event = "recovered", after = self.event, attempts, outages);
+        }
+    }
+
+    /// What a line that is due counts. If it is not due yet, a later success tells it.
+    fn recovered_at(&mut self, now: Instant) -> Option<(u32, u32)> {
+        self.in_a_row = 0;
+        if !self.is_told || !self.seldom.at("recovered", now) {
+            return None;
+        }
+        self.is_told = false;
+        Some((std::mem::take(&mut self.attempts), std::mem::take(&mut self.outages)))
     }
 }
 
@@ -91,7 +124,7 @@ mod tests {
 
     #[test]
     fn an_outage_of_any_length_keeps_its_longest_wait() {
-        let mut backoff = Backoff { attempts: u32::MAX - 1, ..Backoff::new("test") };
+        let mut backoff = Backoff { in_a_row: u32::MAX - 1, attempts: u32::MAX - 1, ..Backoff::new("test") };
         for _ in 0..3 {
             assert!(backoff.failed(&"down") >= Duration::from_secs(1));
         }
@@ -105,6 +138,47 @@ mod tests {
         }
         backoff.recovered();
         assert!(backoff.failed(&"down") <= Duration::from_millis(50));
+    }
+
+    /// What the log says of failures (true) and successes, each at its second.
+    fn lines(moments: &[(u64, bool)]) -> Vec<String> {
+        let (mut backoff, start) = (Backoff::new("failed"), clock::now());
+        let mut line = |(second, fails): &(u64, bool)| {
+            let now = start + Duration::from_secs(*second);
+            if *fails {
+                let is_due = backoff.failed_at(now);
+                is_due.then(|| format!("{second} failed {}/{}", backoff.attempts, backoff.outages))
+            } else {
+                backoff.recovered_at(now).map(|(attempts, outages)| format!("{second} recovered {attempts}/{outages}"))
+            }
+        };
+        moments.iter().filter_map(&mut line).collect()
+    }
+
+    #[test]
+    fn what_fails_and_recovers_again_and_again_costs_two_lines_a_minute_and_every_failure_is_counted() {
+        let flaps: Vec<_> = (0..=180).flat_map(|second| [(second, true), (second, true), (second, false)]).collect();
+        let expected = ["0 failed 1/1", "0 recovered 2/1", "60 failed 119/60", "60 recovered 120/60"];
+        assert_eq!(lines(&flaps)[..4], expected);
+        assert_eq!(lines(&flaps).len(), 8, "{:?}", lines(&flaps));
+    }
+
+    #[test]
+    fn an_outage_is_told_of_at_once_then_once_a_minute_and_when_it_is_over() {
+        let outage: Vec<_> = (0..130).map(|second| (second, true)).chain([(130, false), (131, false)]).collect();
+        assert_eq!(lines(&outage), ["0 failed 1/1", "60 failed 61/1", "120 failed 121/1", "130 recovered 130/1"]);
+    }
+
+    #[test]
+    fn an_end_that_could_not_be_told_yet_is_told_by_a_later_success() {
+        let moments = [(0, true), (50, false), (60, true), (61, false), (90, false), (110, false), (111, false)];
+        assert_eq!(lines(&moments), ["0 failed 1/1", "50 recovered 1/1", "60 failed 1/1", "110 recovered 1/1"]);
+    }
+
+    #[test]
+    fn trouble_that_no_line_told_of_has_no_line_of_its_end_and_goes_with_the_next() {
+        let moments = [(0, true), (1, false), (30, true), (31, false), (70, true), (71, false)];
+        assert_eq!(lines(&moments), ["0 failed 1/1", "1 recovered 1/1", "70 failed 2/2", "71 recovered 2/2"]);
     }
 
     #[test]
@@ -128,7 +202,7 @@ mod tests {
         };
         let mut backoff = Backoff::new("test");
         assert_eq!(until_done(&mut backoff, &CancellationToken::new(), work).await, Ok("done"));
-        assert_eq!((failures, backoff.attempts), (0, 0));
+        assert_eq!((failures, backoff.in_a_row), (0, 0));
     }
 
     #[tokio::test]

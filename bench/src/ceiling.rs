@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bench_batch::Batches;
 use clap::Args;
+use kafka_batch::BatchConsumer;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
@@ -65,10 +65,16 @@ pub(crate) fn count(options: &Options) -> anyhow::Result<()> {
     for partition in 0..options.partitions {
         list.add_partition_offset(&options.topic, partition, Offset::Beginning)?;
     }
-    consumer.assign(&list)?;
     let mut source = match options.call {
-        Call::Poll => Source::Poll(&consumer),
-        Call::Batch => Source::Batch(Batches::of(&consumer).context("the consumer has no queue")?),
+        Call::Poll => {
+            consumer.assign(&list)?;
+            Source::Poll(consumer)
+        }
+        Call::Batch => {
+            let mut consumer = BatchConsumer::new(consumer)?;
+            consumer.assign(&list)?;
+            Source::Batch(consumer)
+        }
     };
     let (first, mut bytes) = source.next()?;
     let (began, before) = (now(), usage(std::process::id())?);
@@ -94,12 +100,12 @@ pub(crate) fn count(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-enum Source<'a> {
-    Poll(&'a BaseConsumer),
-    Batch(Batches<'a>),
+enum Source {
+    Poll(BaseConsumer),
+    Batch(BatchConsumer),
 }
 
-impl Source<'_> {
+impl Source {
     /// How many records came next, and their size.
     fn next(&mut self) -> anyhow::Result<(u64, u64)> {
         match self {
@@ -107,10 +113,16 @@ impl Source<'_> {
                 let message = consumer.poll(PATIENCE).context("Kafka sends nothing")??;
                 Ok((1, message.payload().map_or(0, <[u8]>::len) as u64))
             }
-            Self::Batch(batches) => {
-                let counted = batches.next(PATIENCE).map_err(|code| anyhow::anyhow!("librdkafka gives the code {code}"))?;
-                anyhow::ensure!(counted.records > 0, "Kafka sends nothing");
-                Ok((counted.records, counted.bytes))
+            Self::Batch(consumer) => {
+                let (mut records, mut bytes, mut failed) = (0, 0, None);
+                consumer.take(PATIENCE, |record| {
+                    records += 1;
+                    bytes += record.payload().map_or(0, <[u8]>::len) as u64;
+                    failed = failed.take().or_else(|| record.error());
+                });
+                failed.map_or(Ok(()), Err)?;
+                anyhow::ensure!(records > 0, "Kafka sends nothing");
+                Ok((records, bytes))
             }
         }
     }

@@ -13,6 +13,7 @@ mod drain;
 mod group;
 mod instance;
 mod kafka;
+mod ledger;
 mod machine;
 mod once;
 mod paced;
@@ -75,6 +76,8 @@ enum Command {
     Logs(ArmOptions),
     /// What the promises cost, and with --against another build beside this one.
     Cost(ArmOptions),
+    /// What a claim costs when the ledger has grown.
+    Ledger(ledger::Options),
 }
 
 /// How much is measured.
@@ -168,6 +171,7 @@ fn main() -> ExitCode {
         Command::Startup(options) => arm("startup", options),
         Command::Logs(options) => arm("logs", options),
         Command::Cost(options) => arm("cost", options),
+        Command::Ledger(options) => ledger::measure(options),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

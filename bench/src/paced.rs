@@ -71,6 +71,8 @@ struct Measured {
     seconds: f64,
     /// Signals that were decided within these.
     decided: u64,
+    /// Claims that were won within these; nothing where the subject has no ledger.
+    claims: Option<u64>,
     taken: Taken,
     delivered: Delivered,
     /// How late the sender was at most.
@@ -125,7 +127,7 @@ impl Flow {
     }
 
     fn figures(&self, rate: u64, load_before: &str, measured: &Measured) -> Value {
-        let Measured { before, after, seconds, decided, taken, delivered, late, behind } = measured;
+        let Measured { before, after, seconds, decided, claims, taken, delivered, late, behind } = measured;
         // None where nothing was decided meanwhile.
         let each = (*decided > 0).then(|| round(after.cpu_since(before) / *decided as f64 * 1e6, 2));
         json!({
@@ -145,6 +147,7 @@ impl Flow {
             "cpu_us_per_signal": each,
             "decided_per_s": round(*decided as f64 / seconds, 0),
             "sender_late_ms": round(late.as_secs_f64() * 1e3, 1),
+            "claims_per_s": claims.map(|claims| round(claims as f64 / seconds, 0)),
             "tasks_per_s": round(taken.latency.len() as f64 / self.seconds as f64, 0),
             "pipelines_triggered": taken.pipelines.len(),
             "cost": after.since(before),
@@ -171,9 +174,9 @@ impl Session<'_> {
         say(&format!("{}: {rate} signals/s for {seconds} s, after {warm_up} s to warm up", self.flow.subject.name));
         sleep_until(warm)?;
         let began = now();
-        let (before, first) = (self.cost()?, self.decided()?);
+        let (before, first, claims_before) = (self.cost()?, self.decided()?, self.claims()?);
         sleep_until(end)?;
-        let (after, last) = (self.cost()?, self.decided()?);
+        let (after, last, claims_after) = (self.cost()?, self.decided()?, self.claims()?);
         let seconds = (now() - began).as_secs_f64();
 
         let (delivered, late) = sender.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the sender broke off")))?;
@@ -191,7 +194,8 @@ impl Session<'_> {
         let taken = workers.finish()?;
         self.tasks += taken.tasks;
         let decided = last.saturating_sub(first);
-        Ok(Measured { before, after, seconds, decided, taken, delivered, late, behind })
+        let claims = claims_after.zip(claims_before).map(|(after, before)| after - before);
+        Ok(Measured { before, after, seconds, decided, claims, taken, delivered, late, behind })
     }
 
     /// Whether everything that was sent is decided, and in the broker.
@@ -211,6 +215,13 @@ impl Session<'_> {
         match self.flow.subject.kind {
             Kind::Dispatcher => Ok(u64::try_from(self.platform.progress()?.consumed)?),
             Kind::Contender => self.group.committed(),
+        }
+    }
+
+    fn claims(&mut self) -> anyhow::Result<Option<u64>> {
+        match self.flow.subject.kind {
+            Kind::Dispatcher => Ok(Some(u64::try_from(self.platform.claims()?)?)),
+            Kind::Contender => Ok(None),
         }
     }
 

@@ -173,8 +173,8 @@ fn rivals(size: &Size) -> Vec<Box<dyn Case>> {
 }
 
 fn claims(size: &Size) -> Vec<Box<dyn Case>> {
-    // Each signal is watched by 400: so all pipelines are matched four times a second, and claimed when they are idle.
-    let mut flow = flow(vec![1_000], size.pick(8, 5), Shape { busy: 0.0, ..size.shape(100_000) }, Subject::ours());
+    // Each signal is watched by 400: so a pipeline is matched about once a second, and claimed when it is idle.
+    let mut flow = flow(vec![250], size.pick(8, 5), Shape { busy: 0.0, ..size.shape(100_000) }, Subject::ours());
     flow.execution = Duration::from_millis(500);
     vec![Box::new(Paced { arm: "claims", variant: row::CLAIMS.to_owned(), flow })]
 }

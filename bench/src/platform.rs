@@ -146,6 +146,11 @@ impl Platform {
         Ok(self.owner.query_one("select count(*) from dispatcher.progress", &[])?.get(0))
     }
 
+    /// Claims in the ledger.
+    pub(crate) fn claims(&mut self) -> anyhow::Result<i64> {
+        Ok(self.owner.query_one("select count(*) from dispatcher.triggers", &[])?.get(0))
+    }
+
     /// Claims in the ledger, each signal counted once for each slot.
     pub(crate) fn distinct_claims(&mut self) -> anyhow::Result<i64> {
         let sql = "select count(*) from (select distinct pipeline_id, ticker, signal_id from dispatcher.triggers) as claims";
@@ -191,7 +196,7 @@ impl Platform {
         let reasons = sums.triggered + sums.busy + sums.unmatched + sums.merged + sums.wrong;
         anyhow::ensure!(sums.consumed == reasons, "{} signals have {reasons} reasons", sums.consumed);
         anyhow::ensure!(sums.wrong == 0, "{} signals were redelivered, stale or invalid", sums.wrong);
-        let triggers: i64 = self.owner.query_one("select count(*) from dispatcher.triggers", &[])?.get(0);
+        let triggers = self.claims()?;
         anyhow::ensure!(triggers == i64::try_from(tasks)?, "{triggers} triggers in the ledger, {tasks} tasks in Redis");
         Ok(sums)
     }

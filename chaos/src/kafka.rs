@@ -10,14 +10,35 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::producer::{BaseRecord, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::Offset;
 
+use crate::clock;
 use crate::services::Services;
 
 /// Partitions of the signal topic.
 pub(crate) const PARTITIONS: i32 = 12;
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Hands a record to a producer, and waits while its queue is full.
+pub(crate) fn send<C: ProducerContext + 'static>(
+    client: &ThreadedProducer<C>,
+    mut record: BaseRecord<'_, [u8], [u8], C::DeliveryOpaque>,
+) -> anyhow::Result<()> {
+    loop {
+        match client.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                record = back;
+                clock::check()?;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err((error, _)) => return Err(error).context("Kafka's producer"),
+        }
+    }
+}
 
 /// The topics and the group of a run.
 #[derive(Debug, Clone)]

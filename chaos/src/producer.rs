@@ -10,14 +10,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 
 use crate::clock;
 use crate::evidence::Evidence;
-use crate::kafka::{PARTITIONS, Topics};
+use crate::kafka::{self, PARTITIONS, Topics};
 use crate::signals::{Kind, Signals};
 
 /// Where each acknowledged record stands: (partition, offset) to its number.
@@ -167,16 +167,6 @@ impl Sending {
             .key(key.as_bytes())
             .timestamp(time);
         record.payload = payload.as_deref();
-        loop {
-            match self.client.send(record) {
-                Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    record = back;
-                    clock::check()?;
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err((error, _)) => return Err(error).context("Kafka's producer"),
-            }
-        }
+        kafka::send(&self.client, record)
     }
 }

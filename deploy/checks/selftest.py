@@ -69,7 +69,7 @@ MISTAKES = [
 ]
 
 # What the rules look at.
-PARTS = ["deploy", "src", "signal-generator", "bench", "chaos", "worker", "Cargo.toml", "Cargo.lock", ".env.example", ".dockerignore"]
+PARTS = ["deploy", "src", "signal-generator", "bench", "chaos", "kafka-batch", "worker", "Cargo.toml", "Cargo.lock", ".env.example", ".dockerignore"]
 PARTS += ["scripts/python/requirements.txt"]
 
 

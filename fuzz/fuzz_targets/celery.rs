@@ -42,8 +42,8 @@ fuzz_target!(|payload: &[u8]| {
     let kwargs: Value = serde_json::from_str(&text.kwargs).expect("arguments are JSON");
     assert_eq!(kwargs["execution_id"], text.trigger_id.to_string());
     let task = Task { trigger_id: text.trigger_id, kwargs: text.kwargs };
-    let message = Encoder::new(&config.celery).redis_message(&task, jiff::Timestamp::UNIX_EPOCH);
-    let message: Value = serde_json::from_str(&message).expect("a message is JSON");
+    let messages = Encoder::new(&config.celery).redis_messages([&task], jiff::Timestamp::UNIX_EPOCH);
+    let message: Value = serde_json::from_str(&messages[0]).expect("a message is JSON");
     assert_eq!(message["headers"]["id"], task.trigger_id.to_string());
     let body: Value = serde_json::from_str(&Encoder::body(&task)).expect("a body is JSON");
     assert_eq!(body.as_array().map(Vec::len), Some(3));

@@ -34,12 +34,19 @@ CONF
   # Erlang would start the name server by itself, and leave it behind as nobody's child.
   is_alive epmd || launch epmd epmd -address 127.0.0.1 -port "${PORT[epmd]}"
 
-  rabbitmq_environment
-  printf '#!/usr/bin/env bash\nexec env%s %q "$@"\n' "$(printf ' %q' "${RABBITMQ_ENVIRONMENT[@]}")" "$RABBITMQ_CTL" >"$SERVICES_DIR/rabbitmqctl"
+  # What the server and its command line must have in common to find each other.
+  local node=(
+    HOME="$home"
+    ERL_EPMD_ADDRESS=127.0.0.1
+    ERL_EPMD_PORT="${PORT[epmd]}"
+    RABBITMQ_CONF_ENV_FILE="$home/environment.conf"
+    RABBITMQ_NODENAME="trigger-dispatcher-$CHECKOUT_KEY@localhost"
+  )
+  printf '#!/usr/bin/env bash\nexec env%s %q "$@"\n' "$(printf ' %q' "${node[@]}")" "$RABBITMQ_CTL" >"$SERVICES_DIR/rabbitmqctl"
   chmod +x "$SERVICES_DIR/rabbitmqctl"
 
   # RUNNING_UNDER_SYSTEMD: no shell in between, so that the pid is the server's.
-  launch rabbitmq env "${RABBITMQ_ENVIRONMENT[@]}" \
+  launch rabbitmq env "${node[@]}" \
     ERL_CRASH_DUMP="$home/erl_crash.dump" \
     RABBITMQ_CONFIG_FILE="$home/rabbitmq.conf" \
     RABBITMQ_ADVANCED_CONFIG_FILE="$home/advanced.config" \
@@ -52,25 +59,12 @@ CONF
     "$RABBITMQ_SERVER"
 }
 
-# What the server and its command line must have in common to find each other.
-rabbitmq_environment() {
-  local home=$SERVICES_DIR/data/rabbitmq
-  RABBITMQ_ENVIRONMENT=(
-    HOME="$home"
-    ERL_EPMD_ADDRESS=127.0.0.1
-    ERL_EPMD_PORT="${PORT[epmd]}"
-    RABBITMQ_CONF_ENV_FILE="$home/environment.conf"
-    RABBITMQ_NODENAME="trigger-dispatcher-$CHECKOUT_KEY@localhost"
-  )
-}
-
 # The memory alarm: connections that publish are held up, those that only consume are not. Forgotten at a restart.
 rabbitmq_block() { rabbitmq_control set_vm_memory_high_watermark 0.00001; }
 rabbitmq_unblock() { rabbitmq_control set_vm_memory_high_watermark 0.4; }
 
 rabbitmq_control() {
-  rabbitmq_environment
-  env "${RABBITMQ_ENVIRONMENT[@]}" "$RABBITMQ_CTL" --quiet "$@" </dev/null || die "rabbitmqctl $1 failed"
+  "$SERVICES_DIR/rabbitmqctl" --quiet "$@" </dev/null || die "rabbitmqctl $1 failed"
 }
 
 # The protocol header of AMQP 0-9-1; a server that is ready answers with a method frame (type 1) on channel 0.

@@ -1,21 +1,18 @@
 //! `trigger-dispatcher dead-letters`: what was bad, and a second chance for it.
 #![expect(clippy::print_stdout, reason = "the command's answer")]
 
-use std::time::Duration;
-
 use anyhow::{Context as _, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
-use rdkafka::metadata::MetadataPartition;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::json;
 
+use super::{KAFKA_TIMEOUT, partitions, watermarks};
 use crate::config::Config;
 use crate::intake::Reason;
 use crate::intake::kafka::client_config;
 
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// Characters of a payload that the list shows.
 const SHOWN: usize = 120;
 /// Our own headers all start so; a replayed record does not carry them.
@@ -76,21 +73,17 @@ pub(crate) async fn run(config: &Config, command: &DeadLetters) -> anyhow::Resul
     let consumer: BaseConsumer = settings.create().context("Kafka's configuration")?;
     let producer: FutureProducer = client_config(&config.kafka).set("acks", "all").set("enable.idempotence", "true").create()?;
     let mut found = 0_usize;
-    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).context("Kafka")?;
-    let Some(known) = metadata.topics().first().filter(|known| known.error().is_none()) else {
-        bail!("Kafka has no topic {topic}")
-    };
-    for partition in known.partitions().iter().map(MetadataPartition::id) {
+    let partitions = partitions(&consumer, topic)?;
+    for partition in partitions {
         // The end as it is now: a replay that fails again must not be read in the same run.
-        let (low, high) =
-            consumer.fetch_watermarks(topic, partition, TIMEOUT).with_context(|| format!("Kafka: {topic}/{partition}"))?;
+        let (low, high) = watermarks(&consumer, topic, partition)?;
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Offset(low))?;
         consumer.assign(&list)?;
         let mut next = low;
         while next < high && filter.limit.is_none_or(|limit| found < limit) {
-            let Some(message) = consumer.poll(TIMEOUT) else {
-                bail!("Kafka: no record of {topic}/{partition} within {TIMEOUT:?}")
+            let Some(message) = consumer.poll(KAFKA_TIMEOUT) else {
+                bail!("Kafka: no record of {topic}/{partition} within {KAFKA_TIMEOUT:?}")
             };
             let message = message.context("Kafka")?;
             next = message.offset() + 1;
@@ -156,6 +149,6 @@ async fn send_again(producer: &FutureProducer, topic: &str, message: &BorrowedMe
     let mut record = FutureRecord::<[u8], [u8]>::to(topic).headers(headers);
     record.key = message.key();
     record.payload = message.payload();
-    let sent = producer.send(record, TIMEOUT).await;
+    let sent = producer.send(record, KAFKA_TIMEOUT).await;
     sent.map(|_| ()).map_err(|(error, _)| error).with_context(|| format!("Kafka: {topic}"))
 }

@@ -1,17 +1,13 @@
 //! `trigger-dispatcher offsets`: where each partition is, and where it goes on when Kafka no longer has that place.
 #![expect(clippy::print_stdout, reason = "the command's answer")]
 
-use std::time::Duration;
-
 use anyhow::{Context as _, bail};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::metadata::MetadataPartition;
+use rdkafka::consumer::BaseConsumer;
 
+use super::{partitions, watermarks};
 use crate::config::Config;
 use crate::intake::kafka::client_config;
 use crate::store::Database;
-
-const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where each partition is, and where it goes on.
 #[derive(Debug, clap::Subcommand)]
@@ -57,17 +53,11 @@ impl std::str::FromStr for To {
 pub(crate) async fn run(config: &Config, command: &Offsets) -> anyhow::Result<()> {
     let topic = config.kafka.signal_topic.as_str();
     let consumer: BaseConsumer = client_config(&config.kafka).create().context("Kafka's configuration")?;
-    // Asking Kafka blocks the thread, and nothing else runs in this command.
-    let watermarks =
-        |partition| consumer.fetch_watermarks(topic, partition, TIMEOUT).with_context(|| format!("Kafka: {topic}/{partition}"));
     let connection = Database::new(&config.postgres).connect().await?;
     let group = &config.kafka.consumer_group;
     match command {
         Offsets::List => {
-            let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).context("Kafka")?;
-            let Some(found) = metadata.topics().first().filter(|found| found.error().is_none()) else {
-                bail!("Kafka has no topic {topic}")
-            };
+            let partitions = partitions(&consumer, topic)?;
             let rows = connection
                 .query(
                     "select partition, next_offset, epoch from dispatcher.progress where consumer_group = $1 and topic = $2",
@@ -75,8 +65,8 @@ pub(crate) async fn run(config: &Config, command: &Offsets) -> anyhow::Result<()
                 )
                 .await?;
             println!("{:>9} {:>12} {:>12} {:>12} {:>10}  state", "partition", "decided to", "kafka from", "kafka to", "lag");
-            for partition in found.partitions().iter().map(MetadataPartition::id) {
-                let (low, high) = watermarks(partition)?;
+            for partition in partitions {
+                let (low, high) = watermarks(&consumer, topic, partition)?;
                 let row = rows.iter().find(|row| row.try_get::<_, i32>(0).is_ok_and(|known| known == partition));
                 let next: Option<i64> = row.map(|row| row.try_get(1)).transpose()?.flatten();
                 let state = match next {
@@ -90,7 +80,7 @@ pub(crate) async fn run(config: &Config, command: &Offsets) -> anyhow::Result<()
             }
         }
         Offsets::Set { partition, to } => {
-            let (low, high) = watermarks(*partition)?;
+            let (low, high) = watermarks(&consumer, topic, *partition)?;
             let offset = match to {
                 To::Earliest => low,
                 To::Latest => high,
@@ -101,7 +91,7 @@ pub(crate) async fn run(config: &Config, command: &Offsets) -> anyhow::Result<()
             let rows = connection
                 .query(
                     "with before as (select next_offset from dispatcher.progress where consumer_group = $1 and topic = $2 and partition = $3 for update)
-                     update dispatcher.progress p set next_offset = $4, epoch = p.epoch + 1, updated_at = now() from before
+                     update dispatcher.progress p set next_offset = $4, epoch = p.epoch + 1, parts = '{}', parts_until = null, updated_at = now() from before
                      where consumer_group = $1 and topic = $2 and partition = $3 returning before.next_offset",
                     &[group, &topic, partition, &offset],
                 )

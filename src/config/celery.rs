@@ -161,3 +161,19 @@ fn priority_steps(reader: &mut Reader<'_>) -> Option<Vec<u8>> {
     }
     steps
 }
+
+#[cfg(test)]
+impl CeleryConfig {
+    /// What holds where nothing is set that need not be.
+    pub(crate) fn of_defaults() -> Self {
+        let environment = super::Environment::from([
+            ("KAFKA_BOOTSTRAP_SERVERS", "unused:1"),
+            ("CELERY_BROKER_URL", "redis://unused/0"),
+            ("POSTGRES_USER", "unused"),
+            ("POSTGRES_PASSWORD", "unused"),
+            ("POSTGRES_HOST", "localhost"),
+            ("POSTGRES_DB", "unused"),
+        ]);
+        super::Config::read(&environment).unwrap().celery
+    }
+}

@@ -8,6 +8,7 @@ mod broker_url;
 mod celery;
 mod environment;
 mod kafka;
+mod ledger;
 mod postgres;
 mod process;
 mod trigger;
@@ -18,6 +19,7 @@ pub use broker_url::{AmqpAddress, Broker, CertificateCheck, RedisAddress, RedisE
 pub use celery::{Argument, CeleryConfig, ResultBackend};
 pub use environment::{Environment, Problem, Problems};
 pub use kafka::{KafkaConfig, OffsetReset};
+pub use ledger::{Days, LedgerConfig};
 pub use postgres::{PostgresConfig, SslMode};
 pub use process::{LogFormat, ProcessConfig};
 pub use trigger::{Scope, TriggerConfig, WorkerGuard};
@@ -36,6 +38,8 @@ pub struct Config {
     pub celery: CeleryConfig,
     /// What a trigger is and how long it holds its slot.
     pub trigger: TriggerConfig,
+    /// How long the ledger is kept.
+    pub ledger: LedgerConfig,
     /// Logs, HTTP, shutdown.
     pub process: ProcessConfig,
 }
@@ -52,11 +56,12 @@ impl Config {
         let postgres = PostgresConfig::read(&mut reader);
         let celery = CeleryConfig::read(&mut reader);
         let trigger = TriggerConfig::read(&mut reader);
+        let ledger = LedgerConfig::read(&mut reader, trigger.as_ref());
         let process = ProcessConfig::read(&mut reader);
         reader.finish()?;
-        match (kafka, batch, postgres, celery, trigger, process) {
-            (Some(kafka), Some(batch), Some(postgres), Some(celery), Some(trigger), Some(process)) => {
-                Ok(Self { kafka, batch, postgres, celery, trigger, process })
+        match (kafka, batch, postgres, celery, trigger, ledger, process) {
+            (Some(kafka), Some(batch), Some(postgres), Some(celery), Some(trigger), Some(ledger), Some(process)) => {
+                Ok(Self { kafka, batch, postgres, celery, trigger, ledger, process })
             }
             // A section is absent only after it has reported a problem, and then `finish` has returned it.
             _ => Err(Problems::default()),

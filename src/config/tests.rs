@@ -569,6 +569,37 @@ mod problems {
     }
 }
 
+mod ledger {
+    use super::*;
+
+    #[test]
+    fn it_is_kept_for_ever_unless_told_otherwise() {
+        assert_eq!(read(&[]).ledger.retention, None);
+        assert_eq!(read(&[("LEDGER_RETENTION_DAYS", "30")]).ledger.retention, Days::new(30));
+    }
+
+    #[test]
+    fn a_retention_is_some_four_partitions_long_of_whole_days() {
+        for (retention, expected) in [("1", 1), ("4", 1), ("5", 2), ("30", 8), ("365", 92), ("36500", 9125)] {
+            let days = read(&[("LEDGER_RETENTION_DAYS", retention)]).ledger.partition_days();
+            assert_eq!(days, expected, "{retention}");
+        }
+        assert_eq!(read(&[]).ledger.partition_days(), 180);
+    }
+
+    #[test]
+    fn a_signal_must_be_stale_and_a_lease_over_before_they_are_forgotten() {
+        let retention = ("LEDGER_RETENTION_DAYS", "2");
+        let refusals = |changes: &[(&str, &str)]| refused(&[&[retention], changes].concat());
+        assert_eq!(refusals(&[]), [""; 0]);
+        assert_eq!(refusals(&[("MAX_SIGNAL_AGE_SECONDS", "172800"), ("TRIGGER_LEASE_SECONDS", "172800")]), [""; 0]);
+        for change in [("MAX_SIGNAL_AGE_SECONDS", "172801"), ("TRIGGER_LEASE_SECONDS", "172801"), ("MAX_SIGNAL_AGE_SECONDS", "0")]
+        {
+            assert_eq!(refusals(&[change]), ["LEDGER_RETENTION_DAYS"], "{change:?}");
+        }
+    }
+}
+
 mod list_of_variables {
     use super::*;
 
@@ -624,6 +655,7 @@ mod list_of_variables {
             include_str!("postgres.rs"),
             include_str!("celery.rs"),
             include_str!("trigger.rs"),
+            include_str!("ledger.rs"),
             include_str!("process.rs"),
         ];
         let read: BTreeSet<_> =

@@ -115,6 +115,18 @@ impl Batch {
         }
     }
 
+    /// The same memory without the records, for a later batch; `None` where it is much, for it would be a third batch beside the
+    /// one that is decided and the one that fills.
+    pub(super) fn emptied(mut self) -> Option<Self> {
+        if self.text.capacity() > 2 * MOST_ROOM {
+            return None;
+        }
+        self.text.clear();
+        self.signals.clear();
+        self.mentions.clear();
+        Some(Self { text: self.text, signals: self.signals, mentions: self.mentions, ..Self::default() })
+    }
+
     /// Adds a record: as a signal, as a rejected one, or, if older than `oldest_ms`, as a stale one.
     pub fn push(&mut self, record: &Record<'_>, epoch: i64, oldest_ms: i64, now: Instant) {
         self.oldest.get_or_insert(now);
@@ -204,10 +216,61 @@ impl Batch {
         &self.rejected[before..]
     }
 
+    /// The records of all other partitions, and those of these.
+    #[must_use]
+    pub fn split(mut self, partitions: &[i32]) -> (Self, Self) {
+        let (these, others): (Vec<i32>, Vec<i32>) = self.offsets.partitions().partition(|known| partitions.contains(known));
+        if these.is_empty() {
+            return (self, Self::default());
+        }
+        if others.is_empty() {
+            return (Self::default(), self);
+        }
+        let mut rest = self.clone();
+        self.remove(&these);
+        rest.remove(&others);
+        (self, rest)
+    }
+
     /// Leaves the records of some partitions out: another instance decides them.
     pub fn remove(&mut self, partitions: &[i32]) {
         self.offsets.remove(partitions);
         self.signals.retain(|signal| !partitions.contains(&signal.partition));
         self.rejected.retain(|rejected| !partitions.contains(&rejected.partition));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    fn fill(mut batch: Batch, records: i64) -> Batch {
+        for offset in 0..records {
+            let payload = match offset % 3 {
+                0 => format!(r#"{{"signal_id": "{offset}", "tickers": [{{"ticker": "aapl"}}, {{"ticker": "MSFT"}}]}}"#),
+                1 => "not a signal".to_owned(),
+                _ => r#"{"tickers": [{"ticker": "TSLA"}]}"#.to_owned(),
+            };
+            let (payload, time_ms) = (Some(payload.as_bytes()), offset % 5);
+            batch.push(&Record { partition: 1, offset, time_ms, key: None, payload, headers: &Vec::new }, 7, 1, clock::now());
+        }
+        batch
+    }
+
+    #[test]
+    fn the_memory_of_a_decided_batch_holds_nothing_of_it() {
+        let (fresh, again) = (fill(Batch::default(), 40), fill(fill(Batch::default(), 700).emptied().unwrap(), 40));
+        assert_eq!((again.bytes(), again.records(), &again.offsets), (fresh.bytes(), fresh.records(), &fresh.offsets));
+        assert_eq!((again.signals(), again.rejected()), (fresh.signals(), fresh.rejected()));
+        assert!(again.signals().iter().zip(fresh.signals()).all(|(a, b)| again.mentions(a) == fresh.mentions(b)));
+        assert_eq!(again.text, fresh.text);
+    }
+
+    #[test]
+    fn much_memory_is_not_kept() {
+        let mut batch = fill(Batch::default(), 3);
+        batch.text.reserve(MOST_ROOM * 2);
+        assert!(batch.emptied().is_none());
     }
 }

@@ -71,6 +71,10 @@ pub trait Source: Send {
     /// The source did not take it; a later commit covers it.
     fn commit(&mut self, offsets: &Offsets) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
+    /// Gives a batch back that is decided. Its memory may serve for another one: to have that from the system anew costs a tenth
+    /// of all that a signal costs.
+    fn give_back(&mut self, _batch: Batch) {}
+
     /// Tells the source that a decision was fenced: what we read may be another's, or an operator has moved it. The source
     /// announces what it still has anew, and the records that were not decided come again.
     ///

@@ -73,6 +73,11 @@ impl Offsets {
         self.last = 0;
     }
 
+    /// The partitions that are covered.
+    pub fn partitions(&self) -> impl Iterator<Item = i32> {
+        self.spans.iter().map(|span| span.partition)
+    }
+
     /// Whether no record is covered.
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()

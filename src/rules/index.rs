@@ -5,25 +5,64 @@
 
 use std::ops::Range;
 
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::names::Names;
 use super::rule::{Rule, Subscription};
+use crate::intake::ticker_key;
+
+/// Whose a pipeline is. Most platforms name their users by UUIDs, which take a third of their text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Owner {
+    /// A UUID, whose usual text is the name.
+    Id(Uuid),
+    /// Any other name.
+    Name(Box<str>),
+}
+
+impl From<String> for Owner {
+    fn from(name: String) -> Self {
+        // A worker must be told the very text that the platform wrote.
+        match Uuid::try_parse(&name).ok().filter(|id| *id.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == *name) {
+            Some(id) => Self::Id(id),
+            None => Self::Name(name.into_boxed_str()),
+        }
+    }
+}
+
+/// The number that no word has: whatever a signal says is accepted.
+pub(super) const ANY: u32 = u32::MAX;
+
+/// A subscription, with its texts by their numbers: what a signal says is looked up once, not compared again and again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Accepted {
+    pub(super) signal_type: u32,
+    pub(super) timeframe: u32,
+    /// Minus infinity where none is needed.
+    pub(super) min_confidence: f64,
+}
 
 /// A pipeline in the set.
 #[derive(Debug, Clone)]
-pub(super) struct Pipeline {
-    pub(super) id: Uuid,
-    pub(super) user_id: Option<Box<str>>,
-    pub(super) subscriptions: Box<[Subscription]>,
+struct Pipeline {
+    id: Uuid,
+    owner: Option<Owner>,
+    /// A range of what is subscribed.
+    subscribed: (u32, u32),
 }
 
 /// Every rule at one moment.
 #[derive(Debug, Default)]
 pub struct RuleSet {
-    pub(super) pipelines: Vec<Pipeline>,
+    pipelines: Vec<Pipeline>,
     /// By pipeline: whether it accepts whatever is said of its tickers.
     pub(super) takes_all: Vec<bool>,
+    /// What the pipelines subscribe to, one after the other.
+    subscribed: Vec<Accepted>,
+    /// Signal types and timeframes of subscriptions.
+    words: Names,
     /// Ticker to its number.
     tickers: Names,
     /// For each ticker number, where its watchers start; one more at the end.
@@ -32,56 +71,80 @@ pub struct RuleSet {
 }
 
 /// Rules on their way into an index. Each is taken apart as it is read: the names of tickers, which are most of it, are kept
-/// once for all.
+/// once for all, and so are the words of subscriptions.
 #[derive(Debug, Default)]
 pub struct Rules {
-    pipelines: Vec<(u32, Pipeline)>,
+    /// With the range of what each watches.
+    pipelines: Vec<(Pipeline, (u32, u32))>,
+    subscribed: Vec<Accepted>,
+    words: Names,
     tickers: Names,
-    /// Ticker and pipeline.
-    pairs: Vec<(u32, u32)>,
+    /// What the pipelines watch, one after the other, by the numbers of the tickers.
+    watched: Vec<u32>,
+    /// By ticker number: its watchers so far, and the last of them.
+    counts: Vec<(u32, u32)>,
 }
 
 impl Rules {
     /// Takes a rule in.
     pub fn add(&mut self, rule: Rule) {
         let pipeline = number(self.pipelines.len());
+        let first_watched = number(self.watched.len());
         for ticker in rule.tickers {
-            self.pairs.push((self.tickers.number(ticker), pipeline));
+            let ticker = self.tickers.number(ticker);
+            if self.counts.len() < self.tickers.len() {
+                self.counts.push((0, NOBODY));
+            }
+            let (count, last) = &mut self.counts[ticker as usize];
+            // What a rule names twice it watches once.
+            if *last != pipeline {
+                (*count, *last) = (*count + 1, pipeline);
+                self.watched.push(ticker);
+            }
         }
-        let user_id = rule.user_id.map(String::into_boxed_str);
-        let subscriptions = rule.subscriptions.into_boxed_slice();
-        self.pipelines.push((pipeline, Pipeline { id: rule.pipeline_id, user_id, subscriptions }));
+        let first_subscribed = number(self.subscribed.len());
+        for Subscription { signal_type, min_confidence, timeframe } in rule.subscriptions {
+            let mut word = |text: Option<String>| text.map_or(ANY, |text| self.words.number(text));
+            let (signal_type, timeframe) = (word(signal_type), word(timeframe));
+            let min_confidence = min_confidence.unwrap_or(f64::NEG_INFINITY);
+            self.subscribed.push(Accepted { signal_type, timeframe, min_confidence });
+        }
+        let subscribed = (first_subscribed, number(self.subscribed.len()));
+        let pipeline = Pipeline { id: rule.pipeline_id, owner: rule.user_id.map(Owner::from), subscribed };
+        self.pipelines.push((pipeline, (first_watched, number(self.watched.len()))));
     }
 
     /// The order of pipelines is that of their ids, which is also the order of claims.
     pub fn index(self) -> RuleSet {
-        let Self { mut pipelines, tickers, mut pairs } = self;
-        pipelines.sort_unstable_by_key(|(_, pipeline)| pipeline.id);
-        let mut numbers = vec![0; pipelines.len()];
-        for (next, (number, _)) in (0..).zip(&pipelines) {
-            numbers[*number as usize] = next;
+        let Self { mut pipelines, mut subscribed, words, tickers, watched, counts } = self;
+        pipelines.sort_unstable_by_key(|(pipeline, _)| pipeline.id);
+        let mut starts = Vec::with_capacity(counts.len() + 1);
+        starts.push(0);
+        for (count, _) in &counts {
+            starts.push(starts[starts.len() - 1] + count);
         }
-        for (_, pipeline) in &mut pairs {
-            *pipeline = numbers[*pipeline as usize];
+        // Pipelines go to the places of their tickers in ascending order, so nothing is left to sort.
+        let mut free = starts.clone();
+        let mut watchers = vec![0; watched.len()];
+        for (next, (_, (first, end))) in (0..).zip(&pipelines) {
+            for ticker in &watched[*first as usize..*end as usize] {
+                let place = &mut free[*ticker as usize];
+                watchers[*place as usize] = next;
+                *place += 1;
+            }
         }
-        pairs.sort_unstable();
-        pairs.dedup();
-        let mut starts = vec![0; tickers.len() + 1];
-        for (ticker, _) in &pairs {
-            starts[*ticker as usize + 1] += 1;
-        }
-        for ticker in 1..starts.len() {
-            starts[ticker] += starts[ticker - 1];
-        }
+        drop((watched, free));
         // Copied, not changed in place: what is kept for long takes no more room than it needs.
-        let mut watchers = Vec::with_capacity(pairs.len());
-        watchers.extend(pairs.iter().map(|(_, pipeline)| *pipeline));
         let mut ordered = Vec::with_capacity(pipelines.len());
-        ordered.extend(pipelines.into_iter().map(|(_, pipeline)| pipeline));
-        let takes_all = ordered.iter().map(|pipeline| pipeline.subscriptions.is_empty()).collect();
-        RuleSet { pipelines: ordered, takes_all, tickers, starts, watchers }
+        ordered.extend(pipelines.into_iter().map(|(pipeline, _)| pipeline));
+        let takes_all = ordered.iter().map(|pipeline: &Pipeline| pipeline.subscribed.0 == pipeline.subscribed.1).collect();
+        subscribed.shrink_to_fit();
+        RuleSet { pipelines: ordered, takes_all, subscribed, words, tickers, starts, watchers }
     }
 }
+
+/// The number that no pipeline has.
+const NOBODY: u32 = u32::MAX;
 
 impl RuleSet {
     /// Indexes rules.
@@ -125,8 +188,19 @@ impl RuleSet {
     }
 
     /// The pipeline's owner.
-    pub fn user_id(&self, pipeline: u32) -> Option<&str> {
-        self.pipelines[pipeline as usize].user_id.as_deref()
+    pub fn owner(&self, pipeline: u32) -> Option<&Owner> {
+        self.pipelines[pipeline as usize].owner.as_ref()
+    }
+
+    /// What the pipeline subscribes to; nothing when it accepts everything.
+    pub(super) fn subscribed(&self, pipeline: u32) -> &[Accepted] {
+        let (first, end) = self.pipelines[pipeline as usize].subscribed;
+        &self.subscribed[first as usize..end as usize]
+    }
+
+    /// The number of a word that a subscription has.
+    pub(super) fn word(&self, text: &str) -> Option<u32> {
+        self.words.find(ticker_key(text), || text)
     }
 }
 

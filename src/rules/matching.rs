@@ -1,11 +1,10 @@
 //! A batch of signals against the rules: who would be triggered by what, each slot once.
 
-use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::index::{Pipeline, RuleSet};
+use super::index::{ANY, RuleSet};
 use crate::config::Scope;
 use crate::intake::{Batch, Details, Mention, Signal};
 
@@ -42,7 +41,7 @@ pub struct Skip {
     pub signal: u32,
 }
 
-/// What matching alone says about the records of one partition.
+/// What is said about the records of one partition before their slots are claimed: mostly by matching alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PartitionCounts {
     /// Signals that no pipeline accepts.
@@ -51,6 +50,10 @@ pub struct PartitionCounts {
     pub merged: i64,
     /// Signals that the ledger knows already for all slots that they would lead.
     pub redelivered: i64,
+    /// Signals that lead a trigger of an earlier part of their batch.
+    pub triggered: i64,
+    /// Signals for which all parts of their batch found nothing but busy slots.
+    pub busy: i64,
 }
 
 /// Everything that a batch matches.
@@ -69,6 +72,11 @@ pub struct Matches {
 impl RuleSet {
     /// Matches a batch. `skips` may not lead; they are the ones that the store has found in its ledger.
     pub fn match_batch(self: &Arc<Self>, batch: &Batch, scope: Scope, skips: &HashSet<Skip>) -> Matches {
+        self.match_begun(batch, scope, skips, &HashSet::new())
+    }
+
+    /// Matches a batch of which parts were decided before: `begun` signals, by their positions, lead triggers already.
+    pub fn match_begun(self: &Arc<Self>, batch: &Batch, scope: Scope, skips: &HashSet<Skip>, begun: &HashSet<u32>) -> Matches {
         let mut matching = Matching {
             rules: self,
             batch,
@@ -88,6 +96,7 @@ impl RuleSet {
             for signal in run {
                 match matching.signal(position, signal) {
                     Outcome::Leads => {}
+                    _ if begun.contains(&position) => count.triggered += 1,
                     Outcome::Unmatched => count.unmatched += 1,
                     Outcome::Merged => count.merged += 1,
                     Outcome::Known => count.redelivered += 1,
@@ -137,16 +146,15 @@ struct Matching<'a> {
 impl Matching<'_> {
     fn signal(&mut self, position: u32, signal: &Signal) -> Outcome {
         let Self { rules, batch, .. } = *self;
-        let timeframe = OnceCell::new();
+        let (signal_type, timeframe) = (OnceCell::new(), OnceCell::new());
         let (mut leads, mut merges, mut known) = (false, false, false);
         for (mention_position, mention) in (signal.first_mention..).zip(batch.mentions(signal)) {
             let Some(ticker) = rules.ticker(mention.key, || batch.text(mention.ticker)) else { continue };
             let watchers = rules.watchers(ticker);
-            let signal_type = batch.text(signal.signal_type);
             let first = self.places_of(ticker, watchers.len());
             for (place, &pipeline) in (first..).zip(watchers) {
                 if !rules.takes_all[pipeline as usize]
-                    && !rules.pipelines[pipeline as usize].accepts(batch, signal, signal_type, mention, &timeframe)
+                    && !rules.accepts(pipeline, batch, signal, mention, &signal_type, &timeframe)
                 {
                     continue;
                 }
@@ -216,26 +224,26 @@ impl Matching<'_> {
     }
 }
 
-impl Pipeline {
-    /// Whether a pipeline with subscriptions accepts what a signal says of one ticker that it watches.
-    fn accepts<'b>(
+impl RuleSet {
+    /// Whether a pipeline with subscriptions accepts what a signal says of one ticker that it watches. What the signal says of
+    /// itself is looked up at most once, and only if somebody asks; its timeframe has to be read from the metadata for that.
+    fn accepts(
         &self,
-        batch: &'b Batch,
+        pipeline: u32,
+        batch: &Batch,
         signal: &Signal,
-        signal_type: &str,
         mention: &Mention,
-        timeframe: &OnceCell<Option<Cow<'b, str>>>,
+        signal_type: &OnceCell<Option<u32>>,
+        timeframe: &OnceCell<Option<u32>>,
     ) -> bool {
-        self.subscriptions.iter().any(|subscription| {
-            subscription.signal_type.as_deref().is_none_or(|wanted| wanted == signal_type)
-                && subscription
-                    .min_confidence
-                    .is_none_or(|least| mention.confidence.is_some_and(|confidence| confidence >= least))
-                && subscription.timeframe.as_deref().is_none_or(|wanted| {
-                    // Read from the metadata at most once a signal, and only if somebody asks.
-                    let found = timeframe.get_or_init(|| Details::read(batch.text(signal.payload)).timeframe());
-                    found.as_deref().is_some_and(|found| found.trim() == wanted)
-                })
+        let signal_type = *signal_type.get_or_init(|| self.word(batch.text(signal.signal_type)));
+        self.subscribed(pipeline).iter().any(|wanted| {
+            (wanted.signal_type == ANY || Some(wanted.signal_type) == signal_type)
+                && (wanted.min_confidence == f64::NEG_INFINITY
+                    || mention.confidence.is_some_and(|confidence| confidence >= wanted.min_confidence))
+                && (wanted.timeframe == ANY
+                    || Some(wanted.timeframe)
+                        == *timeframe.get_or_init(|| self.word(Details::read(batch.text(signal.payload)).timeframe()?.trim())))
         })
     }
 }

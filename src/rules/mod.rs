@@ -7,6 +7,6 @@ mod matching;
 mod names;
 mod rule;
 
-pub use index::{RuleSet, Rules};
+pub use index::{Owner, RuleSet, Rules};
 pub use matching::{Candidate, Matches, PartitionCounts, Skip, WHOLE};
 pub use rule::{Rule, RuleRow, Subscription};

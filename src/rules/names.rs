@@ -1,4 +1,4 @@
-//! Which tickers are watched: from a ticker's key, made where it was decoded, to its number.
+//! Which tickers are watched: from a ticker's key, made where it was decoded, to its number. Words of subscriptions too.
 //!
 //! Most signals match nothing, and for them one look into a small table must do: the name itself, which would have to be
 //! fetched from far memory, is read only to make sure of a hit.

@@ -8,6 +8,7 @@ use secrecy::ExposeSecret;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, NoTls, Row, Socket, Statement, tls::TlsStream};
 
@@ -62,6 +63,11 @@ impl StoreError {
     /// Whether the values of a statement were refused, not the statement or we.
     pub fn is_about_data(&self) -> bool {
         matches!(self, Self::Postgres(error) if error.code().is_some_and(|code| code.code().starts_with("22")))
+    }
+
+    /// Whether others hold what a statement needs: it may succeed a moment later.
+    pub fn is_a_lock(&self) -> bool {
+        matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
     }
 }
 
@@ -189,6 +195,14 @@ impl Connection {
     /// PostgreSQL does not answer or refuses.
     pub async fn batch(&self, sql: &str) -> Result<(), StoreError> {
         self.within(self.client.batch_execute(sql)).await
+    }
+
+    /// The same without a limit of time on our side: what has to be done once, however much there is.
+    ///
+    /// # Errors
+    /// PostgreSQL does not answer or refuses.
+    pub(super) async fn batch_of_any_length(&self, sql: &str) -> Result<(), StoreError> {
+        self.client.batch_execute(sql).await.map_err(StoreError::Postgres)
     }
 
     /// Whether the session has ended.

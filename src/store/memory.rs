@@ -2,7 +2,7 @@
 
 mod sweep;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -39,6 +39,8 @@ pub struct Progress {
     pub stale: i64,
     /// Bad in themselves.
     pub invalid: i64,
+    /// Parts of a batch that were decided, while its offsets have not moved: how many, and up to where its records go.
+    pub begun: Option<(usize, i64)>,
 }
 
 /// A row of the ledger.
@@ -56,6 +58,8 @@ pub struct Trigger {
     pub offset: i64,
     /// What the task is told.
     pub kwargs: String,
+    /// The tasks that it was first published with.
+    pub claimed_as: Uuid,
     /// The tasks that it was last published with.
     pub publication_id: Uuid,
     /// How often it was published, counted from 1.
@@ -81,6 +85,8 @@ struct State {
     progress: BTreeMap<i32, Progress>,
     triggers: BTreeMap<Uuid, Trigger>,
     publications: sweep::Publications,
+    /// The publications of parts, by partition, as long as the progress says that a batch is begun.
+    parts: BTreeMap<i32, Vec<Uuid>>,
     slots: BTreeMap<(Uuid, String), Slot>,
     /// Active executions by pipeline, with the symbol they are for.
     active: HashMap<Uuid, Vec<(Uuid, Option<String>)>>,
@@ -181,23 +187,28 @@ impl State {
         for (span, _) in &request.spans {
             let progress = state_of(span.partition);
             let mine = progress.epoch == span.epoch;
+            let is_begun = self.parts.get(&span.partition).is_some_and(|parts| parts.contains(&request.publication_id));
             if !mine || progress.next_offset.is_some_and(|next| next > span.first_offset) {
                 fenced.push(span.partition);
             }
-            repeated &= mine && progress.next_offset.is_some_and(|next| next >= span.next_offset);
+            repeated &= mine && (is_begun || progress.next_offset.is_some_and(|next| next >= span.next_offset));
         }
         let leased_until_ms = now_ms.saturating_add(milliseconds(lease));
         let leased_until = timestamp(leased_until_ms);
-        if !fenced.is_empty() {
-            if !repeated {
-                return Verdict::Fenced(fenced);
-            }
+        if repeated {
             let ours = |id: &Uuid| self.triggers.get(id).is_some_and(|trigger| trigger.publication_id == request.publication_id);
             let won = positions(request, |wanted| ours(&wanted.text.trigger_id));
             // No task may outlive its lease, so the one that ends first counts for all.
             let leases = won.iter().filter_map(|position| self.triggers.get(&request.wanted[*position].text.trigger_id));
             let leased_until = leases.map(|trigger| timestamp(trigger.leased_until_ms)).min().unwrap_or(leased_until);
-            return Verdict::Claimed(Claimed { won, known: 0, leased_until, unknown_statuses: Vec::new() });
+            let known = positions(request, |wanted| {
+                let id = &wanted.text.trigger_id;
+                request.goes_on && self.triggers.contains_key(id) && !ours(id)
+            });
+            return Verdict::Claimed(Claimed { won, known, leased_until, unknown_statuses: Vec::new() });
+        }
+        if !fenced.is_empty() {
+            return Verdict::Fenced(fenced);
         }
         let known = positions(request, |wanted| self.triggers.contains_key(&wanted.text.trigger_id));
         if known.iter().any(|position| request.wanted[*position].shared) {
@@ -216,8 +227,23 @@ impl State {
         if !won.is_empty() {
             self.publications.claimed(request.publication_id, now_ms);
         }
-        self.count(request, &won, &known);
-        Verdict::Claimed(Claimed { won, known: known.len(), leased_until, unknown_statuses: Vec::new() })
+        if request.goes_on {
+            self.begin(request);
+        } else {
+            self.count(request, &won, &known);
+        }
+        Verdict::Claimed(Claimed { won, known, leased_until, unknown_statuses: Vec::new() })
+    }
+
+    /// Notes that a part is decided; the records are counted with the last one.
+    fn begin(&mut self, request: &ClaimRequest) {
+        for (span, _) in &request.spans {
+            let parts = self.parts.entry(span.partition).or_default();
+            parts.push(request.publication_id);
+            let progress = self.progress.entry(span.partition).or_default();
+            let until = progress.begun.map_or(span.next_offset, |(_, until)| until.max(span.next_offset));
+            progress.begun = Some((parts.len(), until));
+        }
     }
 
     fn count(&mut self, request: &ClaimRequest, won: &[usize], known: &[usize]) {
@@ -233,10 +259,17 @@ impl State {
             progress.next_offset = Some(span.next_offset);
             progress.consumed += span.consumed;
             progress.redelivered += counts.redelivered;
+            progress.triggered += counts.triggered;
+            progress.busy += counts.busy;
             progress.merged += counts.merged;
             progress.unmatched += counts.unmatched;
             progress.stale += span.stale;
             progress.invalid += span.invalid;
+            // A batch that was begun before a crash may have gone further than this one.
+            if progress.begun.is_some_and(|(_, until)| until <= span.next_offset) {
+                progress.begun = None;
+                self.parts.remove(&span.partition);
+            }
             for (_, outcome) in records.range((span.partition, i64::MIN)..=(span.partition, i64::MAX)) {
                 match outcome {
                     (true, _) => progress.triggered += 1,
@@ -257,6 +290,7 @@ impl Trigger {
             partition: wanted.partition,
             offset: wanted.offset,
             kwargs: wanted.text.kwargs.clone(),
+            claimed_as: publication_id,
             publication_id,
             attempt: 1,
             claimed_at_ms,
@@ -294,6 +328,19 @@ impl Claims for MemoryClaims {
             Start { partition: *partition, epoch: progress.epoch, next_offset: progress.next_offset }
         };
         Ok(partitions.iter().map(open).collect())
+    }
+
+    async fn begun(&mut self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, Infallible> {
+        let state = self.store.state();
+        let is_begun = |trigger: &&Trigger| {
+            let next = state.progress.get(&trigger.partition).and_then(|progress| progress.next_offset).unwrap_or(0);
+            partitions.contains(&trigger.partition)
+                && trigger.offset >= next
+                && state.parts.get(&trigger.partition).is_some_and(|parts| parts.contains(&trigger.claimed_as))
+        };
+        let places: BTreeSet<_> =
+            state.triggers.values().filter(is_begun).map(|trigger| (trigger.partition, trigger.offset)).collect();
+        Ok(places.into_iter().collect())
     }
 
     async fn claim(&mut self, request: &ClaimRequest) -> Result<Verdict, Infallible> {

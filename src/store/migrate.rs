@@ -7,7 +7,8 @@ use super::database::Connection;
 use super::{Database, StoreError};
 
 /// The versions of our schema, oldest first. A released one is never changed.
-const VERSIONS: [&str; 1] = [include_str!("sql/0001_ledger.sql")];
+const VERSIONS: [&str; 3] =
+    [include_str!("sql/0001_ledger.sql"), include_str!("sql/0002_partitions.sql"), include_str!("sql/0003_parts.sql")];
 
 /// Where a change of the rules is told.
 pub(super) const CHANNEL: &str = "dispatcher_rules_changed";
@@ -43,10 +44,12 @@ pub async fn migrate(database: &Database) -> Result<Migrated, StoreError> {
     }
     for (number, sql) in VERSIONS.iter().enumerate().skip(from) {
         let number = number + 1;
-        // The advisory lock lets one instance migrate; the check makes the others pass by.
+        // The advisory lock lets one instance migrate; the check makes the others pass by. A ledger that has grown may take
+        // long, and breaking off would only mean to begin again.
         connection
-            .batch(&format!(
+            .batch_of_any_length(&format!(
                 "begin;
+                 set local statement_timeout = 0;
                  select pg_advisory_xact_lock(hashtext('trigger-dispatcher migrate'));
                  create schema if not exists dispatcher;
                  create table if not exists dispatcher.schema_versions (version integer primary key, applied_at timestamptz not null default now());

@@ -12,6 +12,7 @@ pub mod refresh;
 mod rules;
 pub mod sweep;
 mod tls;
+pub mod upkeep;
 
 use std::future::Future;
 
@@ -41,21 +42,24 @@ pub struct Wanted {
     pub shared: bool,
 }
 
-/// One batch, as the store decides it.
+/// One batch, or a part of one, as the store decides it.
 #[derive(Debug, Clone, Default)]
 pub struct ClaimRequest {
-    /// Names the batch's tasks; the same in every repetition of the request.
+    /// Names the request's tasks; the same in every repetition of the request.
     pub publication_id: Uuid,
     /// The records, and what matching says about them.
     pub spans: Vec<(PartitionSpan, PartitionCounts)>,
     /// The slots, ascending by (pipeline, ticker).
     pub wanted: Vec<Wanted>,
+    /// Whether more of the batch follows. Then no offset moves and no record is counted yet, but the progress remembers
+    /// that the batch is begun.
+    pub goes_on: bool,
 }
 
 /// What the store made of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The batch is decided, and progress has moved.
+    /// The request is decided, and progress has moved.
     Claimed(Claimed),
     /// Nothing happened: these positions of `wanted` are in the ledger already, and other signals could lead instead.
     Known(Vec<usize>),
@@ -65,13 +69,13 @@ pub enum Verdict {
     Fenced(Vec<i32>),
 }
 
-/// A decided batch.
+/// A decided request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claimed {
     /// Positions of `wanted` that became triggers, ascending.
     pub won: Vec<usize>,
-    /// How many of `wanted` were in the ledger already.
-    pub known: usize,
+    /// Positions of `wanted` that were in the ledger already, ascending.
+    pub known: Vec<usize>,
     /// When the triggers' leases end.
     pub leased_until: Timestamp,
     /// Statuses of executions that no list names; they count as active.
@@ -89,10 +93,17 @@ pub trait Claims: Send {
     /// The store does not answer or refuses.
     fn open(&mut self, partitions: &[i32]) -> impl Future<Output = Result<Vec<Start>, Self::Error>> + Send;
 
-    /// Decides a batch, whole or not at all. May be repeated after an error, with the same result.
+    /// The records of some partitions (partition and offset) that lead triggers, though no offset has passed them: their
+    /// batch was begun, and not decided to its end.
     ///
     /// # Errors
-    /// The store does not answer or refuses. Whether the batch is decided is unknown.
+    /// The store does not answer or refuses.
+    fn begun(&mut self, partitions: &[i32]) -> impl Future<Output = Result<Vec<(i32, i64)>, Self::Error>> + Send;
+
+    /// Decides a request, whole or not at all. May be repeated after an error, with the same result.
+    ///
+    /// # Errors
+    /// The store does not answer or refuses. Whether the request is decided is unknown.
     fn claim(&mut self, request: &ClaimRequest) -> impl Future<Output = Result<Verdict, Self::Error>> + Send;
 
     /// Remembers that the broker has a publication. Written with the next claim, or by [`Claims::flush`].

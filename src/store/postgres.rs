@@ -1,6 +1,6 @@
 //! The claims in PostgreSQL. Does IO.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -18,8 +18,8 @@ use crate::telemetry::Seldom;
 
 /// Planning a claim anew for each batch takes longer than a small claim itself, so one plan serves all sizes: it looks every
 /// slot up in an index, and joins the rest by hashes. Without scans of whole tables it is also right for tables that have
-/// grown since it was made.
-const PLANS: &str = "set plan_cache_mode = force_generic_plan; set enable_seqscan = off";
+/// grown since it was made; without bitmaps a look takes the first row that it needs, and no more.
+const PLANS: &str = include_str!("sql/plans.sql");
 /// How long a plan is used at most. Which of the platform's indexes it takes hangs on the statistics of that time.
 const REPLAN_AFTER: Duration = Duration::from_secs(10);
 
@@ -110,7 +110,7 @@ impl PostgresClaims {
         let wanted = &request.wanted;
         let texts = |of: fn(&Wanted) -> &str| -> Vec<&str> { wanted.iter().map(of).collect() };
         let ids = |of: fn(&Wanted) -> Uuid| -> Vec<Uuid> { wanted.iter().map(of).collect() };
-        let values: [&(dyn ToSql + Sync); 26] = [
+        let values: [&(dyn ToSql + Sync); 29] = [
             &self.terms.group,
             &self.terms.topic,
             &partition,
@@ -137,6 +137,9 @@ impl PostgresClaims {
             &self.unwritten,
             &self.terms.active,
             &self.terms.over,
+            &request.goes_on,
+            &column(|(_, counts)| counts.triggered),
+            &column(|(_, counts)| counts.busy),
         ];
         let rows = connection.query_prepared(claim, &values).await?;
         let row = rows.first().ok_or_else(|| StoreError::Schema("the claim gave no row".to_owned()))?;
@@ -144,7 +147,7 @@ impl PostgresClaims {
         match word.as_str() {
             "claimed" => Ok(Verdict::Claimed(Claimed {
                 won: positions(row, 2)?,
-                known: positions(row, 3)?.len(),
+                known: positions(row, 3)?,
                 leased_until: timestamp(row, 1)?,
                 unknown_statuses: row.try_get(5).map_err(StoreError::Answer)?,
             })),
@@ -167,14 +170,26 @@ impl PostgresClaims {
                 &[&request.publication_id],
             )
             .await?;
+        let position: HashMap<Uuid, usize> =
+            request.wanted.iter().enumerate().map(|(position, wanted)| (wanted.text.trigger_id, position)).collect();
         let mut claimed =
-            Claimed { won: Vec::new(), known: 0, leased_until: Timestamp::UNIX_EPOCH, unknown_statuses: Vec::new() };
+            Claimed { won: Vec::new(), known: Vec::new(), leased_until: Timestamp::UNIX_EPOCH, unknown_statuses: Vec::new() };
         for row in &rows {
             let id: Uuid = row.try_get(0).map_err(StoreError::Answer)?;
             claimed.leased_until = timestamp(row, 1)?;
-            claimed.won.extend(request.wanted.iter().position(|wanted| wanted.text.trigger_id == id));
+            claimed.won.extend(position.get(&id));
         }
         claimed.won.sort_unstable();
+        if request.goes_on {
+            // Its records are not counted yet.
+            let ids: Vec<&Uuid> = position.keys().collect();
+            let sql = "select trigger_id from dispatcher.triggers where trigger_id = any ($1::uuid[])";
+            for row in connection.query(sql, &[&ids]).await? {
+                let id: Uuid = row.try_get(0).map_err(StoreError::Answer)?;
+                claimed.known.extend(position.get(&id).filter(|position| claimed.won.binary_search(position).is_err()));
+            }
+            claimed.known.sort_unstable();
+        }
         Ok(Verdict::Claimed(claimed))
     }
 }
@@ -193,6 +208,19 @@ impl Claims for PostgresClaims {
             .map_err(StoreError::Answer)?;
         self.session = Some(session);
         Ok(starts)
+    }
+
+    async fn begun(&mut self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, StoreError> {
+        let session = self.session().await?;
+        let rows =
+            session.connection.query(include_str!("sql/begun.sql"), &[&self.terms.group, &self.terms.topic, &partitions]).await?;
+        let places = rows
+            .iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect::<Result<_, _>>()
+            .map_err(StoreError::Answer)?;
+        self.session = Some(session);
+        Ok(places)
     }
 
     async fn claim(&mut self, request: &ClaimRequest) -> Result<Verdict, StoreError> {
@@ -243,7 +271,9 @@ fn claim_sql() -> String {
     if chaos::bug(Bug::EpochIgnored) {
         return sql
             .replace("p.epoch = s.epoch as mine", "true as mine")
-            .replace("coalesce(p.next_offset <= s.first_offset, true)", "true");
+            .replace("coalesce(p.next_offset <= s.first_offset, true)", "true")
+            // Else what another owner has decided would be taken for an earlier attempt of ours.
+            .replace("coalesce(p.next_offset >= s.next_offset, false)", "false");
     }
     sql
 }

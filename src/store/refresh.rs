@@ -92,9 +92,10 @@ impl Refresher {
         }
     }
 
-    /// Refreshes until told to stop.
+    /// Refreshes until told to stop. What was read already is good for an interval.
     pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut backoff = Backoff::new("rules_refresh_failed");
+        self.quiet(&stop).await;
         while !stop.is_cancelled() {
             let pause = match self.refresh().await {
                 Ok(()) => {

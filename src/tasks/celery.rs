@@ -3,12 +3,14 @@
 //! Written by hand (docs/adr/0001): the published crates send messages that current workers lose or die of.
 //! Every field that a worker requires is always there; golden tests run these bytes on real workers.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+mod template;
+
 use jiff::Timestamp;
+use jiff::fmt::temporal::DateTimePrinter;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use self::template::{Gaps, Template};
 use super::Task;
 use crate::config::CeleryConfig;
 
@@ -42,41 +44,43 @@ const SHOWN: usize = 1024;
 #[derive(Debug, Clone)]
 pub struct Encoder {
     task_name: String,
-    queue: String,
-    priority: u8,
     origin: String,
     headers: Map<String, Value>,
+    redis: Template,
 }
 
 impl Encoder {
     /// An encoder for the configured task and queue.
     pub fn new(config: &CeleryConfig) -> Self {
         let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "localhost".to_owned());
-        Self {
+        let mut encoder = Self {
             task_name: config.task_name.clone(),
-            queue: config.task_queue.clone(),
-            priority: config.priority,
             origin: format!("trigger-dispatcher@{host}"),
             headers: config.headers.clone(),
-        }
+            redis: Template::default(),
+        };
+        encoder.redis = Template::cut(|gaps| encoder.redis_message_of(config, gaps));
+        encoder
     }
 
     /// The body: positional arguments, keyword arguments, and what to do afterwards.
     pub fn body(task: &Task) -> String {
-        format!(r#"[[], {}, {{"callbacks": null, "errbacks": null, "chain": null, "chord": null}}]"#, task.kwargs)
+        ["[[], ", &task.kwargs, r#", {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]"#].concat()
     }
 
     /// The headers, the same for every transport.
     pub fn headers(&self, task: &Task, expires: Timestamp) -> Map<String, Value> {
-        let id = task.trigger_id.to_string();
-        let shown: String = task.kwargs.chars().take(SHOWN).collect();
+        self.headers_of(&task.trigger_id.to_string(), &iso8601(expires), shown(&task.kwargs))
+    }
+
+    fn headers_of(&self, id: &str, expires: &str, kwargs: &str) -> Map<String, Value> {
         let own = json!({
             "lang": "py",
             "task": self.task_name,
             "id": id,
             "shadow": null,
             "eta": null,
-            "expires": iso8601(expires),
+            "expires": expires,
             "group": null,
             "group_index": null,
             "retries": 0,
@@ -84,7 +88,7 @@ impl Encoder {
             "root_id": id,
             "parent_id": null,
             "argsrepr": "()",
-            "kwargsrepr": shown,
+            "kwargsrepr": kwargs,
             "origin": self.origin,
             "ignore_result": null,
             "replaced_task_nesting": 0,
@@ -98,27 +102,38 @@ impl Encoder {
         headers
     }
 
-    /// The whole message as kombu's Redis transport keeps it in a list.
-    pub fn redis_message(&self, task: &Task, expires: Timestamp) -> String {
-        let id = task.trigger_id.to_string();
+    /// The whole messages of a publication, as kombu's Redis transport keeps them in a list.
+    pub fn redis_messages<'a>(&self, tasks: impl IntoIterator<Item = &'a Task>, expires: Timestamp) -> Vec<String> {
+        let expires = iso8601(expires);
+        tasks.into_iter().map(|task| self.redis.fill(task, &expires)).collect()
+    }
+
+    /// What every such message says, as one JSON object.
+    fn redis_message_of(&self, config: &CeleryConfig, gaps: &Gaps) -> Value {
         json!({
-            "body": BASE64.encode(Self::body(task)),
+            "body": gaps.body,
             "content-encoding": "utf-8",
             "content-type": "application/json",
-            "headers": self.headers(task, expires),
+            "headers": self.headers_of(&gaps.id, &gaps.expires, &gaps.kwargs),
             "properties": {
-                "correlation_id": id,
+                "correlation_id": gaps.id,
                 "reply_to": Uuid::nil().to_string(),
                 "delivery_mode": 2,
                 // The real queue, through the nameless exchange: else a restored message is lost (kombu).
-                "delivery_info": {"exchange": "", "routing_key": self.queue},
-                "priority": self.priority,
+                "delivery_info": {"exchange": "", "routing_key": config.task_queue},
+                "priority": config.priority,
                 "body_encoding": "base64",
-                "delivery_tag": id,
+                "delivery_tag": gaps.id,
             },
         })
-        .to_string()
     }
+}
+
+/// As much of the arguments as workers show in their logs.
+fn shown(kwargs: &str) -> &str {
+    // So many bytes are at most so many characters.
+    let end = if kwargs.len() <= SHOWN { None } else { kwargs.char_indices().nth(SHOWN) };
+    end.map_or(kwargs, |(end, _)| &kwargs[..end])
 }
 
 /// The list in which kombu's Redis transport keeps tasks of a priority.
@@ -131,7 +146,12 @@ pub fn redis_list(config: &CeleryConfig) -> String {
 
 /// ISO 8601 with an offset and at most six decimals, as every supported Celery and Python reads it.
 pub fn iso8601(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string()
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+    let mut text = PRINTER.timestamp_to_string(&time);
+    // The same as Z, which Python read only from 3.11 on.
+    text.truncate(text.len() - 1);
+    text.push_str("+00:00");
+    text
 }
 
 #[cfg(test)]

@@ -99,21 +99,20 @@ impl<'a> Texts<'a> {
         let signal_id = said.signal_id.clone();
         let trigger_id = if chaos::bug(Bug::NoConflictKey) { Uuid::new_v4() } else { trigger_id(pipeline_id, slot, &signal_id) };
         let symbol = batch.text(batch.mention(candidate.mentions[0]).ticker);
-        let mut kwargs = String::with_capacity(256 + said.context.len() + said.metadata.len());
-        kwargs.push('{');
+        let mut kwargs = Object::with_capacity(384 + said.context.len() + said.metadata.len());
         for argument in &config.arguments {
             match argument {
-                Argument::PipelineId => field(&mut kwargs, "pipeline_id", &json(&pipeline_id)),
-                Argument::UserId => field(&mut kwargs, "user_id", &json(&rules.user_id(candidate.pipeline))),
-                Argument::ExecutionId => field(&mut kwargs, "execution_id", &json(&trigger_id)),
-                Argument::Symbol => field(&mut kwargs, "symbol", &json(symbol)),
-                Argument::SignalContext => field(&mut kwargs, "signal_context", &said.to(candidate, batch)),
+                Argument::PipelineId => kwargs.field("pipeline_id").json(&pipeline_id),
+                Argument::UserId => kwargs.field("user_id").json(&rules.owner(candidate.pipeline)),
+                Argument::ExecutionId => kwargs.field("execution_id").json(&trigger_id),
+                Argument::Symbol => kwargs.field("symbol").json(symbol),
+                Argument::SignalContext => said.tell(candidate, batch, kwargs.field("signal_context")),
             }
         }
         for (name, value) in &config.extra_kwargs {
-            field(&mut kwargs, name, &json(value));
+            kwargs.field(name).json(value);
         }
-        kwargs.push('}');
+        let kwargs = kwargs.end();
         TriggerText { trigger_id, signal_id, symbol: symbol.to_owned(), kwargs }
     }
 }
@@ -133,29 +132,57 @@ impl<'a> Said<'a> {
         Self { signal_id, context, metadata: details.metadata.map_or("{}", RawValue::get) }
     }
 
-    /// The whole signal context for one candidate, as JSON.
-    fn to(&self, candidate: &Candidate, batch: &Batch) -> String {
-        let tickers: Vec<_> = candidate.mentions.iter().map(|mention| batch.text(batch.mention(*mention).ticker)).collect();
+    /// Writes the whole signal context for one candidate.
+    fn tell(&self, candidate: &Candidate, batch: &Batch, out: &mut Object) {
+        out.raw(&self.context);
+        out.raw(r#","tickers":"#);
+        for (position, mention) in candidate.mentions.iter().enumerate() {
+            out.raw(if position == 0 { "[" } else { "," });
+            out.json(batch.text(batch.mention(*mention).ticker));
+        }
         let first = batch.mention(candidate.mentions[0]);
-        format!(
-            r#"{},"tickers":{},"bias":{},"confidence":{},"metadata":{}}}"#,
-            self.context,
-            json(&tickers),
-            json(&some(batch.text(first.bias))),
-            json(&first.confidence),
-            self.metadata,
-        )
+        out.raw(r#"],"bias":"#);
+        out.json(&some(batch.text(first.bias)));
+        out.raw(r#","confidence":"#);
+        out.json(&first.confidence);
+        out.raw(r#","metadata":"#);
+        out.raw(self.metadata);
+        out.raw("}");
     }
 }
 
-/// Adds a keyword argument to an object that is being written.
-fn field(object: &mut String, name: &str, value: &str) {
-    if object.len() > 1 {
-        object.push_str(", ");
+/// A JSON object that is being written, without a text for each of its values.
+struct Object(Vec<u8>);
+
+impl Object {
+    fn with_capacity(bytes: usize) -> Self {
+        let mut object = Vec::with_capacity(bytes);
+        object.push(b'{');
+        Self(object)
     }
-    object.push_str(&json(name));
-    object.push_str(": ");
-    object.push_str(value);
+
+    /// Begins a field, whose value comes next.
+    fn field(&mut self, name: &str) -> &mut Self {
+        if self.0.len() > 1 {
+            self.raw(", ");
+        }
+        self.json(name);
+        self.raw(": ");
+        self
+    }
+
+    fn json(&mut self, value: &(impl Serialize + ?Sized)) {
+        serde_json::to_writer(&mut self.0, value).expect("texts, numbers and maps with text keys always have a JSON form");
+    }
+
+    fn raw(&mut self, json: &str) {
+        self.0.extend_from_slice(json.as_bytes());
+    }
+
+    fn end(mut self) -> String {
+        self.raw("}");
+        String::from_utf8(self.0).expect("every piece was a text")
+    }
 }
 
 fn json(value: &(impl Serialize + ?Sized)) -> String {

@@ -170,7 +170,7 @@ impl RedisQueue {
 
     /// Pushes tasks under a guard, or says in how many parts its publication has been published.
     async fn push(&mut self, guard: &str, parts: u64, tasks: &[&Task], expires: Timestamp) -> Result<Option<u64>, Error> {
-        let messages: Vec<String> = tasks.iter().map(|task| self.encoder.redis_message(task, expires)).collect();
+        let messages = self.encoder.redis_messages(tasks.iter().copied(), expires);
         let (script, list, seconds) = (&self.script, &self.list, self.guard_seconds);
         let pushed: i64 = self
             .link

@@ -1,12 +1,12 @@
 //! The log lines of the flow. Those that come once per signal are limited, and count what they left out.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
 
 use crate::clock;
 use crate::intake::{Batch, Rejected};
 use crate::rules::Matches;
-use crate::store::{Claimed, Wanted};
+use crate::store::Wanted;
 use crate::tasks::signal_id;
 
 /// Writes the log lines of the flow.
@@ -74,19 +74,22 @@ impl Events {
         }
     }
 
-    /// A batch is decided, and its tasks are in the broker.
-    pub fn enqueued(&mut self, matches: &Matches, wanted: &[Wanted], claimed: &Claimed) {
-        let (written, suppressed) = self.enqueued.take(claimed.won.len(), clock::now());
-        for (position, won) in claimed.won.iter().take(written).enumerate() {
+    /// Tasks are in the broker.
+    pub fn enqueued(&mut self, wanted: &[Wanted], won: &[usize]) {
+        let (written, suppressed) = self.enqueued.take(won.len(), clock::now());
+        for (position, won) in won.iter().take(written).enumerate() {
             let wanted = &wanted[*won];
             let (pipeline_id, execution_id, signal_id) = (wanted.pipeline_id, wanted.text.trigger_id, &wanted.text.signal_id);
             let suppressed = suppressed.filter(|_| position == 0);
             tracing::info!(event = "pipeline_execution_enqueued", %pipeline_id, %execution_id, signal_id, symbol = wanted.text.symbol, suppressed);
         }
-        let enqueued = claimed.won.len() as u64;
-        let skipped_running = matches.pairs.saturating_sub(enqueued);
-        tracing::info!(event = "batch_enqueue_completed", enqueued, skipped_running, redelivered = claimed.known);
-        for status in &claimed.unknown_statuses {
+    }
+
+    /// A batch is decided, and its tasks are in the broker.
+    pub fn decided(&mut self, matches: &Matches, enqueued: usize, redelivered: usize, unknown_statuses: &BTreeSet<String>) {
+        let skipped_running = matches.pairs.saturating_sub(enqueued as u64);
+        tracing::info!(event = "batch_enqueue_completed", enqueued, skipped_running, redelivered);
+        for status in unknown_statuses {
             if self.named_statuses.insert(status.clone()) {
                 tracing::warn!(event = "unknown_execution_status", status, treated_as = "active");
             }

@@ -14,7 +14,6 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::clock;
 use crate::intake::Batch;
 use crate::rules::Matches;
-use crate::store::Claimed;
 
 /// Upper bounds of the latency's buckets, in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0];
@@ -106,7 +105,7 @@ impl Default for Metrics {
 
 impl Metrics {
     /// A batch is decided, and its tasks are in the broker.
-    pub fn decided(&self, batch: &Batch, matches: &Matches, claimed: &Claimed, leads: impl Iterator<Item = i64>) {
+    pub fn decided(&self, batch: &Batch, matches: &Matches, enqueued: usize, redelivered: usize) {
         self.batches.inc();
         self.signals.inc_by(batch.records() as u64);
         self.unmatched.inc_by(matches.counts.values().map(|counts| counts.unmatched.unsigned_abs()).sum());
@@ -114,13 +113,16 @@ impl Metrics {
         for rejected in batch.rejected() {
             self.rejected.get_or_create(&Reason { reason: rejected.reason.as_str() }).inc();
         }
-        let won = claimed.won.len() as u64;
-        self.triggers.inc_by(won);
-        self.redelivered.inc_by(claimed.known as u64);
-        self.skipped_running.inc_by(matches.pairs.saturating_sub(won + claimed.known as u64));
+        self.redelivered.inc_by(redelivered as u64);
+        self.skipped_running.inc_by(matches.pairs.saturating_sub((enqueued + redelivered) as u64));
+    }
+
+    /// Tasks are in the broker; `leads` are the times of the records that lead them, in milliseconds since 1970.
+    pub fn enqueued(&self, leads: impl Iterator<Item = i64>) {
         let now_ms = clock::unix_ms();
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         for record_time_ms in leads {
+            self.triggers.inc();
             let milliseconds = u64::try_from(now_ms - record_time_ms).unwrap_or(0);
             self.latency.observe(milliseconds as f64 / 1e3);
             recent.saturating_record(milliseconds.max(1));

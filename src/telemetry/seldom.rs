@@ -20,7 +20,8 @@ impl Seldom {
         self.at(key, clock::now())
     }
 
-    fn at(&self, key: &str, now: Instant) -> bool {
+    /// The same at a moment that is given.
+    pub fn at(&self, key: &str, now: Instant) -> bool {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if last.get(key).is_some_and(|last| now.saturating_duration_since(*last) < INTERVAL) {
             return false;
@@ -30,11 +31,6 @@ impl Seldom {
         }
         last.insert(key.to_owned(), now);
         true
-    }
-
-    /// Forgets a key: what it warned of is over.
-    pub fn forget(&self, key: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 }
 

@@ -24,8 +24,12 @@ async fn every_watcher_gets_its_task_and_who_waits_behind_them_too(number: i64, 
     let took = stopwatch();
     scene.topic.send_json(0, &signal("hot", "HOT"));
     scene.topic.flush();
+    // Its batch has left: what comes now is none of it.
+    instance.wait_for_event("processing_signal_batch");
     scene.topic.send_json(1, &signal("cold", "COLD"));
     scene.topic.flush();
+    let sent = scene.database.rows("select clock_timestamp()", &[]).await;
+    let sent: std::time::SystemTime = sent[0].get(0);
     let tasks = usize::try_from(number).unwrap() + 1;
     super::support::wait_for(&format!("{tasks} tasks"), seconds, || Some(scene.queue.len()).filter(|found| *found >= tasks));
     let took = took();
@@ -38,6 +42,15 @@ async fn every_watcher_gets_its_task_and_who_waits_behind_them_too(number: i64, 
     assert_eq!((triggered.len(), distinct.len()), (tasks, tasks), "a pipeline was triggered twice");
     assert!(distinct.contains(&other));
     assert_eq!(instance.events("claim_failed").len() + instance.events("enqueue_failed").len(), 0);
+    let sql = "select (extract(epoch from cold.claimed_at - $2::timestamptz) * 1000)::bigint,
+            (extract(epoch from max(hot.claimed_at) - min(hot.claimed_at)) * 1000)::bigint,
+            count(distinct hot.publication_id), max(hot.claimed_at) > cold.claimed_at
+        from dispatcher.triggers cold join dispatcher.triggers hot on hot.pipeline_id <> cold.pipeline_id
+        where cold.pipeline_id = $1 group by cold.claimed_at";
+    let rows = scene.database.rows(sql, &[&other, &sent]).await;
+    let (waited, hot, parts, passed_by): (i64, i64, i64, bool) = (rows[0].get(0), rows[0].get(1), rows[0].get(2), rows[0].get(3));
+    println!("{number} watchers: their claims took {hot} ms in {parts} parts, the other signal waited {waited} ms for its own");
+    assert!(passed_by, "the signal of another partition waited for all watchers");
     let status = std::fs::read_to_string(format!("/proc/{}/status", instance.pid())).unwrap();
     let peak = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
     println!("{number} watchers: all tasks there after {took:?}, {peak}");

@@ -207,7 +207,7 @@ fn golden(row: &Row) -> String {
     let origin = encoder.headers(&row.task, row.expires)["origin"].as_str().unwrap().to_owned();
     assert!(origin.starts_with("trigger-dispatcher@"), "{origin}");
     // The machine's name is the one thing that differs from place to place.
-    let message = encoder.redis_message(&row.task, row.expires).replace(&origin, "trigger-dispatcher@HOST");
+    let message = encoder.redis_messages([&row.task], row.expires)[0].replace(&origin, "trigger-dispatcher@HOST");
     let list = redis_list(&row.celery).replace('\u{6}', "\\x06").replace('\u{16}', "\\x16");
     let mut text = String::new();
     for (title, content) in [("list", list), ("body", Encoder::body(&row.task)), ("message", message)] {

@@ -18,6 +18,7 @@ mod example;
 mod fan_out;
 mod faults;
 mod golden;
+mod ledger;
 mod logs;
 mod outages;
 mod redis_queue;

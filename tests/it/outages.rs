@@ -2,30 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use url::Url;
-
 use super::support::dispatcher::{Instance, Setting};
 use super::support::proxy::Proxy;
 use super::support::scene::{Scene, signal};
-use super::support::{service, wait_until};
+use super::support::{host_and_port, service, wait_until};
 
 const CANARY: &str = "canary-secret";
 
-/// `host:port` of a service's URL.
-fn address(url: &str) -> String {
-    let url = Url::parse(url).unwrap();
-    format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())
-}
-
 fn redis_behind_a_proxy(setting: &mut Setting) -> Proxy {
     let url = service("TEST_REDIS_URL");
-    let proxy = Proxy::closed(&address(&url));
-    setting.set("CELERY_BROKER_URL", &url.replace(&address(&url), &format!("127.0.0.1:{}", proxy.port)));
+    let proxy = Proxy::closed(&host_and_port(&url));
+    setting.set("CELERY_BROKER_URL", &url.replace(&host_and_port(&url), &format!("127.0.0.1:{}", proxy.port)));
     proxy
 }
 
 fn postgres_behind_a_proxy(setting: &mut Setting) -> Proxy {
-    let proxy = Proxy::closed(&address(&service("TEST_POSTGRES_URL")));
+    let proxy = Proxy::closed(&host_and_port(&service("TEST_POSTGRES_URL")));
     setting.set("POSTGRES_HOST", "127.0.0.1").set("POSTGRES_PORT", &proxy.port.to_string());
     proxy
 }

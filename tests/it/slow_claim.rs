@@ -2,42 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use trigger_dispatcher::intake::{PartitionSpan, Start};
-use trigger_dispatcher::rules::PartitionCounts;
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
-use trigger_dispatcher::store::{ClaimRequest, Claims as _, Database, Verdict, Wanted, migrate};
-use trigger_dispatcher::tasks::{TriggerText, trigger_id};
+use trigger_dispatcher::store::{ClaimRequest, Claims as _, Database, Verdict, migrate};
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
+use crate::support::request::request;
 use crate::support::settings::config;
 
 const DEADLINE: Duration = Duration::from_secs(60);
-
-fn request(start: Start, offset: i64, pipelines: &[Uuid]) -> ClaimRequest {
-    let Start { partition, epoch, .. } = start;
-    let span =
-        PartitionSpan { partition, epoch, first_offset: offset, next_offset: offset + 1, consumed: 1, invalid: 0, stale: 0 };
-    let signal_id = format!("signal {offset}");
-    let wanted = |pipeline_id: &Uuid| Wanted {
-        text: TriggerText {
-            trigger_id: trigger_id(*pipeline_id, "", &signal_id),
-            signal_id: signal_id.clone(),
-            symbol: "AAPL".to_owned(),
-            kwargs: "{}".to_owned(),
-        },
-        pipeline_id: *pipeline_id,
-        ticker: String::new(),
-        partition,
-        offset,
-        shared: false,
-    };
-    ClaimRequest {
-        publication_id: Uuid::new_v4(),
-        spans: vec![(span, PartitionCounts::default())],
-        wanted: pipelines.iter().map(wanted).collect(),
-    }
-}
 
 async fn won(claims: &mut PostgresClaims, request: &ClaimRequest) -> usize {
     match claims.claim(request).await.unwrap() {

@@ -5,15 +5,15 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use trigger_dispatcher::intake::{PartitionSpan, Start};
-use trigger_dispatcher::rules::PartitionCounts;
+use trigger_dispatcher::intake::Start;
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
 use trigger_dispatcher::store::sweep::{retry, take_up};
-use trigger_dispatcher::store::{ClaimRequest, Claims as _, Database, Verdict, Wanted, migrate};
-use trigger_dispatcher::tasks::{Publication, TriggerText, trigger_id};
+use trigger_dispatcher::store::{Claims as _, Database, Verdict, migrate};
+use trigger_dispatcher::tasks::{Publication, trigger_id};
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
+use crate::support::request::request;
 use crate::support::settings::config;
 
 const LEASE: Duration = Duration::from_secs(900);
@@ -61,37 +61,6 @@ impl World {
              update dispatcher.triggers set claimed_at = claimed_at - interval '{seconds} s', leased_until = leased_until - interval '{seconds} s'"
         );
         self.database.client.batch_execute(&sql).await.unwrap();
-    }
-}
-
-fn request(start: Start, offset: i64, pipelines: &[Uuid]) -> ClaimRequest {
-    let span = PartitionSpan {
-        partition: start.partition,
-        epoch: start.epoch,
-        first_offset: offset,
-        next_offset: offset + 1,
-        consumed: 1,
-        invalid: 0,
-        stale: 0,
-    };
-    let signal_id = format!("signal {} {offset}", start.partition);
-    let wanted = |pipeline_id: &Uuid| Wanted {
-        text: TriggerText {
-            trigger_id: trigger_id(*pipeline_id, "", &signal_id),
-            signal_id: signal_id.clone(),
-            symbol: "AAPL".to_owned(),
-            kwargs: format!(r#"{{"pipeline_id": "{pipeline_id}", "text": "Zürich \"🚀\""}}"#),
-        },
-        pipeline_id: *pipeline_id,
-        ticker: String::new(),
-        partition: start.partition,
-        offset,
-        shared: false,
-    };
-    ClaimRequest {
-        publication_id: Uuid::new_v4(),
-        spans: vec![(span, PartitionCounts::default())],
-        wanted: pipelines.iter().map(wanted).collect(),
     }
 }
 

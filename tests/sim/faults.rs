@@ -50,6 +50,10 @@ pub(crate) enum Window {
     Fenced,
     /// A signal found its own trigger, and another one led.
     Known,
+    /// A batch had more slots than one statement decides.
+    InParts,
+    /// An owner was told that the one before it has begun a batch.
+    Begun,
     /// The broker had a publication already.
     Guarded,
     /// A sweeper took up a publication.
@@ -67,9 +71,11 @@ pub(crate) enum Window {
 }
 
 impl Window {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Fenced,
         Self::Known,
+        Self::InParts,
+        Self::Begun,
         Self::Guarded,
         Self::TakenUp,
         Self::Lapsed,

@@ -14,7 +14,7 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio_util::sync::CancellationToken;
 use trigger_dispatcher::chaos::Bug;
 use trigger_dispatcher::config::{BatchConfig, CeleryConfig, Config, Environment, Flush, Scope};
-use trigger_dispatcher::dispatch::{Dispatcher, Stalled, Terms};
+use trigger_dispatcher::dispatch::{Dispatcher, Stalled, Terms, Waits};
 use trigger_dispatcher::store::memory::PublicationState;
 use trigger_dispatcher::store::refresh::SharedRules;
 use trigger_dispatcher::telemetry::{Events, Metrics};
@@ -136,9 +136,15 @@ impl Schedule {
             claims: self.services.claims(),
             queue: self.services.queue(),
             rules: Arc::clone(&self.rules),
-            terms: Terms { topic: TOPIC.to_owned(), scope: self.plan.scope, celery: CELERY.clone() },
+            terms: Terms {
+                topic: TOPIC.to_owned(),
+                scope: self.plan.scope,
+                celery: CELERY.clone(),
+                most_slots: self.plan.most_slots,
+            },
             events: Events::new(TOPIC, 0),
             metrics: Arc::clone(&METRICS),
+            waits: Waits::default(),
             stop: stop.clone(),
         };
         let sweeper = Sweeper::new(&self.services, self.plan.broker_forgets);

@@ -181,6 +181,14 @@ impl Claims for FaultyClaims {
         self.services.chaos.call(self.inner.open(partitions)).await
     }
 
+    async fn begun(&mut self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, Injected> {
+        let begun = self.services.chaos.call(self.inner.begun(partitions)).await?;
+        if !begun.is_empty() {
+            self.services.chaos.reached(Window::Begun);
+        }
+        Ok(begun)
+    }
+
     async fn claim(&mut self, request: &ClaimRequest) -> Result<Verdict, Injected> {
         let Self { services, inner, unwritten } = self;
         let claim = async {
@@ -192,6 +200,7 @@ impl Claims for FaultyClaims {
             match &verdict {
                 Verdict::Fenced(_) => services.chaos.reached(Window::Fenced),
                 Verdict::Known(_) => services.chaos.reached(Window::Known),
+                Verdict::Claimed(_) if request.goes_on => services.chaos.reached(Window::InParts),
                 // The twin can hold any text.
                 Verdict::Claimed(_) | Verdict::Refused(_) => {}
             }

@@ -17,9 +17,9 @@ const PLAIN: &str =
 const ACTIVE: [&str; 4] = ["pending", "queued", "running", "started"];
 const OVER: [&str; 4] = ["completed", "failed", "cancelled", "expired"];
 /// Parameters of the claim; another number of them means that this file must learn what is new.
-const PARAMETERS: usize = 26;
+const PARAMETERS: usize = 29;
 
-pub(super) struct Claims {
+pub(crate) struct Claims {
     client: Client,
     /// Of our own row of progress.
     group: String,
@@ -45,11 +45,11 @@ fn claim_sql() -> String {
 }
 
 impl Claims {
-    /// Prepares both statements for the platform of a dispatcher that has run.
-    pub(super) fn prepare(platform: &mut Platform, name: &str) -> anyhow::Result<Self> {
+    /// Prepares both statements for a platform, with what each task is told.
+    pub(crate) fn prepare(platform: &mut Platform, name: &str, kwargs: String) -> anyhow::Result<Self> {
         let mut client = platform.another()?;
-        // As the dispatcher's own sessions have it.
-        client.batch_execute("set jit = off; set plan_cache_mode = force_custom_plan")?;
+        // As the dispatcher's own session for claims has it (src/store/postgres.rs).
+        client.batch_execute(concat!("set jit = off; ", include_str!("../../../src/store/sql/plans.sql")))?;
         let claim = client.prepare(&claim_sql()).context("the dispatcher's claim")?;
         let parameters = claim.params().len();
         anyhow::ensure!(
@@ -62,12 +62,11 @@ impl Claims {
             &[&name],
         )?;
         let pipelines = client.query("select id from pipelines order by id", &[])?.iter().map(|row| row.get(0)).collect();
-        let kwargs = client.query_one("select kwargs::text from dispatcher.triggers limit 1", &[])?.get(0);
         Ok(Self { client, group: name.to_owned(), claim, plain, pipelines, kwargs, random: random(1, 3), next_offset: 0 })
     }
 
     /// Times one claim of so many slots, and the plain query for the same pipelines before it.
-    pub(super) fn time(&mut self, size: usize, timed: &mut Timed) -> anyhow::Result<()> {
+    pub(crate) fn time(&mut self, size: usize, timed: &mut Timed) -> anyhow::Result<()> {
         // All slots are free again; what runs already keeps its share of the pipelines busy.
         self.client.batch_execute("delete from dispatcher.slots")?;
         self.client.batch_execute("vacuum dispatcher.slots")?;
@@ -125,6 +124,9 @@ impl Claims {
             &unwritten,
             &active,
             &over,
+            &false,
+            &none,
+            &none,
         ];
         let (seconds, row) = seconds(|| Ok(self.client.query_one(&self.claim, &values)?))?;
         let word: String = row.get(0);

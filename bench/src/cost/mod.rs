@@ -4,6 +4,8 @@
 mod claim;
 mod publish;
 
+pub(crate) use claim::Claims;
+
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -32,8 +34,8 @@ pub(crate) struct Promises {
 
 /// Times of one thing with a promise and without it, in seconds, and what they left in the WAL.
 #[derive(Default)]
-struct Timed {
-    with: Vec<f64>,
+pub(crate) struct Timed {
+    pub(crate) with: Vec<f64>,
     without: Vec<f64>,
     wal_bytes: Vec<f64>,
     won: Vec<f64>,
@@ -80,7 +82,8 @@ impl Case for Promises {
         let tasks = queue::len(services, &name)?;
         platform.audit(preload.signals, tasks)?;
 
-        let mut claims = claim::Claims::prepare(&mut platform, &name)?;
+        let kwargs = platform.owner.query_one("select kwargs::text from dispatcher.triggers limit 1", &[])?.get(0);
+        let mut claims = Claims::prepare(&mut platform, &name, kwargs)?;
         for size in SIZES {
             let mut timed = Timed::default();
             for _ in 0..self.rounds {

@@ -45,7 +45,7 @@ const INSTANCES: &[Column] = &[
     ("duplicates", "/duplicates", 0),
 ];
 const CLAIMS: &[Column] = &[
-    ("claims/s", "/tasks_per_s", 0),
+    ("claims/s", "/claims_per_s", 0),
     ("statements/s", "/statements_per_s", 0),
     ("p50 ms", "/latency_ms/p50", 0),
     ("p99", "/latency_ms/p99", 0),
@@ -74,6 +74,13 @@ const COST: &[Column] = &[
     ("won, %", "/won_percent", 0),
 ];
 
+const LEDGER: &[Column] = &[
+    ("claim, ms", "/claim_ms", 2),
+    ("µs a slot", "/us_a_slot", 2),
+    ("with its plan, ms", "/first_ms", 2),
+    ("index, MB", "/index_mb", 0),
+];
+
 /// The columns of an arm.
 pub(crate) fn columns(arm: &str) -> &'static [Column] {
     match arm {
@@ -85,6 +92,7 @@ pub(crate) fn columns(arm: &str) -> &'static [Column] {
         "refresh" => REFRESH,
         "startup" => STARTUP,
         "cost" => COST,
+        "ledger" => LEDGER,
         _ => DRAIN,
     }
 }

@@ -75,7 +75,7 @@ pub(crate) fn rows(documents: &Documents) -> Vec<Vec<String>> {
             "claims/s, 100,000 pipelines all idle again each second",
             Bound::AtLeast(40_000.0),
             0,
-            figures("claims", &format!("1,000/s, {}", row::CLAIMS), "/tasks_per_s"),
+            figures("claims", &format!("250/s, {}", row::CLAIMS), "/claims_per_s"),
         ),
         (
             "memory for each 1,000 pipelines of 20 tickers, at 100,000, MB",

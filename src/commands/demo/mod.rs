@@ -22,7 +22,7 @@ use self::screen::{Screen, Totals};
 use self::workers::Workers;
 use crate::clock;
 use crate::config::{Config, Environment, KafkaConfig};
-use crate::dispatch::{Dispatcher, Terms};
+use crate::dispatch::{Dispatcher, MOST_SLOTS, Terms, Waits};
 use crate::intake::kafka::KafkaSource;
 use crate::store::memory::MemoryStore;
 use crate::supervise::{self, Task};
@@ -74,9 +74,15 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         claims: store.claims(config.trigger.lease),
         queue,
         rules: Arc::new(ArcSwap::from_pointee(rules)),
-        terms: Terms { topic: TOPIC.to_owned(), scope: config.trigger.scope, celery: config.celery.clone() },
+        terms: Terms {
+            topic: TOPIC.to_owned(),
+            scope: config.trigger.scope,
+            celery: config.celery.clone(),
+            most_slots: MOST_SLOTS,
+        },
         events: Events::new(TOPIC, 0),
         metrics: Arc::clone(&metrics),
+        waits: Waits::default(),
         stop: flow_stop.clone(),
     };
 

@@ -192,14 +192,24 @@ impl<'a> Reader<'a> {
         match self.next()? {
             b'"' => {
                 let range = self.string()?;
-                let text = &self.text[range.clone()];
-                let trimmed = text.trim_start();
-                let start = range.end - trimmed.len();
-                (text.len() <= MAX_TEXT_BYTES).then(|| start..start + trimmed.trim_end().len())
+                (range.len() <= MAX_TEXT_BYTES).then(|| self.trimmed(range))
             }
             b'n' => self.literal(b"ull").map(|()| self.at..self.at),
             _ => None,
         }
+    }
+
+    fn trimmed(&self, range: Range<usize>) -> Range<usize> {
+        // Nearly always there is nothing to trim, and a look at both ends tells.
+        if let [first, .., last] = &self.bytes[range.clone()]
+            && first.is_ascii_graphic()
+            && last.is_ascii_graphic()
+        {
+            return range;
+        }
+        let trimmed = self.text[range.clone()].trim_start();
+        let start = range.end - trimmed.len();
+        start..start + trimmed.trim_end().len()
     }
 
     /// A number that needs no rounding but one, the same as `serde_json`'s.

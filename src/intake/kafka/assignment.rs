@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use kafka_batch::BatchConsumer;
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::Offset;
 
@@ -89,7 +89,7 @@ impl Assignment {
     /// Begins to read from where the store's progress ends. Returns what is decided already, for Kafka to hear of.
     pub(super) fn start(
         &mut self,
-        consumer: &BaseConsumer<IntakeContext>,
+        consumer: &mut BatchConsumer<IntakeContext>,
         starts: &[Start],
         now: Instant,
     ) -> Option<TopicPartitionList> {
@@ -122,10 +122,10 @@ impl Assignment {
     #[expect(clippy::type_complexity, reason = "three lists that are told apart where they are made")]
     fn read(
         &self,
-        consumer: &BaseConsumer<IntakeContext>,
+        consumer: &mut BatchConsumer<IntakeContext>,
         starts: &[Start],
     ) -> KafkaResult<(Vec<(i32, i64)>, Vec<Outside>, TopicPartitionList)> {
-        let positions = positions(consumer, &self.topic, starts, self.reset)?;
+        let positions = positions(consumer.consumer(), &self.topic, starts, self.reset)?;
         let mut list = TopicPartitionList::with_capacity(positions.starts.len());
         let mut decided = TopicPartitionList::new();
         for (start, offset) in &positions.starts {
@@ -161,7 +161,7 @@ impl Assignment {
     }
 
     /// Begins anew: the store is asked again from where to read.
-    pub(super) fn reopen(&mut self, consumer: &BaseConsumer<IntakeContext>, not_before: Instant) {
+    pub(super) fn reopen(&mut self, consumer: &mut BatchConsumer<IntakeContext>, not_before: Instant) {
         if let State::Started { all, .. } = &mut self.state {
             let all = std::mem::take(all);
             if let Err(error) = consumer.assign(&TopicPartitionList::new()) {

@@ -2,12 +2,14 @@
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use kafka_batch::BatchConsumer;
 use rdkafka::ClientContext;
 use rdkafka::TopicPartitionList;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use secrecy::ExposeSecret;
@@ -32,7 +34,7 @@ pub(super) fn settings(kafka: &KafkaConfig) -> impl Iterator<Item = (&str, &str)
 }
 
 /// A consumer that has joined the group as soon as Kafka answers.
-pub(super) fn consumer(kafka: &KafkaConfig, seldom: &Arc<Seldom>) -> Result<BaseConsumer<IntakeContext>, Error> {
+pub(super) fn consumer(kafka: &KafkaConfig, seldom: &Arc<Seldom>) -> Result<BatchConsumer<IntakeContext>, Error> {
     let mut config = ClientConfig::new();
     // The operator's properties come later and win, except for those that the promises rest on.
     config
@@ -53,6 +55,8 @@ pub(super) fn consumer(kafka: &KafkaConfig, seldom: &Arc<Seldom>) -> Result<Base
         .set("group.id", &kafka.consumer_group)
         // Where to begin is never librdkafka's guess: an offset that Kafka does not have is an error (see positions.rs).
         .set("auto.offset.reset", "error")
+        // The watchdog must know when we have all there is.
+        .set("enable.partition.eof", "true")
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("partition.assignment.strategy", "range,roundrobin");
@@ -60,14 +64,22 @@ pub(super) fn consumer(kafka: &KafkaConfig, seldom: &Arc<Seldom>) -> Result<Base
     let context = IntakeContext { changes, receiver: Mutex::new(receiver), seldom: Arc::clone(seldom) };
     let consumer: BaseConsumer<IntakeContext> = create(&config, context)?;
     consumer.subscribe(&[&kafka.signal_topic])?;
-    Ok(consumer)
+    Ok(BatchConsumer::new(consumer)?)
 }
 
 /// How long a rebalance may wait for a member that says nothing more. librdkafka's 5 minutes are for those who work between two
 /// polls; the intake thread polls all the time. Never below the session's, which librdkafka refuses.
 fn patience_ms(kafka: &KafkaConfig) -> u64 {
-    let session = settings(kafka).filter(|(property, _)| *property == "session.timeout.ms").last();
-    session.and_then(|(_, value)| value.parse().ok()).map_or(60_000, |session: u64| session.max(60_000))
+    milliseconds(kafka, "session.timeout.ms").map_or(60_000, |session| session.max(60_000))
+}
+
+/// How long Kafka may be silent about a partition that has nothing new: librdkafka's default, or the operator's.
+pub(super) fn fetch_wait(kafka: &KafkaConfig) -> Duration {
+    Duration::from_millis(milliseconds(kafka, "fetch.wait.max.ms").unwrap_or(500))
+}
+
+fn milliseconds(kafka: &KafkaConfig, name: &str) -> Option<u64> {
+    settings(kafka).filter(|(property, _)| *property == name).last().and_then(|(_, value)| value.parse().ok())
 }
 
 /// A client of any kind, with configuration errors told apart.
@@ -112,6 +124,10 @@ impl ClientContext for IntakeContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // No error, though told here too; the thread has it from its poll.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         if self.seldom.now("kafka_error") {
             tracing::warn!(event = "kafka_error", %error, reason);
         }

@@ -6,6 +6,7 @@
 
 mod assignment;
 mod client;
+mod commits;
 mod dead_letter;
 mod positions;
 mod thread;
@@ -16,14 +17,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rdkafka::TopicPartitionList;
 use rdkafka::error::KafkaError;
-use rdkafka::topic_partition_list::Offset;
 use tokio::sync::{mpsc, oneshot};
 
 use self::dead_letter::DeadLetters;
 use self::thread::{Command, IntakeThread, Plan};
-use super::{Arrival, FlushPolicy, Offsets, Rejected, Source, Start};
+use super::{Arrival, Batch, FlushPolicy, Offsets, Rejected, Source, Start};
 use crate::clock;
 use crate::config::{BatchConfig, KafkaConfig};
 
@@ -54,7 +53,6 @@ pub enum Error {
 /// Signals from a Kafka topic, as a member of a consumer group.
 #[derive(Debug)]
 pub struct KafkaSource {
-    topic: String,
     arrivals: mpsc::Receiver<Arrival>,
     commands: std::sync::mpsc::Sender<Command>,
     /// Set while the loop waits for a batch.
@@ -80,6 +78,8 @@ impl KafkaSource {
         let (commands, commands_rx) = std::sync::mpsc::channel();
         let (closed_tx, closed) = oneshot::channel();
         let wanted = Arc::new(AtomicBool::new(false));
+        // The end of a partition is told by a fetch that finds nothing new.
+        let stall = stall.map(|stall| stall.max(client::fetch_wait(kafka) * 2));
         let seldom = Arc::default();
         let consumer = client::consumer(kafka, &seldom)?;
         let dead_letters = DeadLetters::connect(kafka, &seldom)?;
@@ -96,7 +96,7 @@ impl KafkaSource {
             // The receiver is gone when nobody waits for the end.
             closed_tx.send(()).ok();
         })?;
-        Ok(Self { topic: kafka.signal_topic.clone(), arrivals, commands, wanted, thread, closed, dead_letters })
+        Ok(Self { arrivals, commands, wanted, thread, closed, dead_letters })
     }
 
     fn command(&self, command: Command) -> Result<(), Error> {
@@ -124,11 +124,12 @@ impl Source for KafkaSource {
     }
 
     async fn commit(&mut self, offsets: &Offsets) -> Result<(), Error> {
-        let mut list = TopicPartitionList::with_capacity(offsets.spans().len());
-        for span in offsets.spans() {
-            list.add_partition_offset(&self.topic, span.partition, Offset::Offset(span.next_offset))?;
-        }
-        self.command(Command::Commit(list))
+        self.command(Command::Commit(offsets.spans().iter().map(|span| (span.partition, span.next_offset)).collect()))
+    }
+
+    fn give_back(&mut self, batch: Batch) {
+        // Not worth to wake the thread up. When it has ended, nobody needs the memory.
+        self.commands.send(Command::Reuse(batch)).ok();
     }
 
     async fn reopen(&mut self) -> Result<(), Error> {

@@ -5,15 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use kafka_batch::{BatchConsumer, MOST};
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::assignment::Assignment;
 use super::client::{Change, IntakeContext};
+use super::commits::Commits;
 use super::watch::StallWatch;
 use crate::clock;
 use crate::config::OffsetReset;
@@ -22,23 +24,24 @@ use crate::telemetry::Seldom;
 
 /// Memory that waiting records may take, in bytes; beyond it the broker keeps them.
 const MAX_BATCH_BYTES: usize = 32 * 1024 * 1024;
-/// How long a poll may block when nothing else is to do.
-const IDLE: Duration = Duration::from_millis(100);
-/// How often we look whether the loop wants the batch that waits.
-const WAITING: Duration = Duration::from_millis(1);
+/// How long the wait for a record may take, and how seldom the group may be heard.
+const IDLE: Duration = Duration::from_millis(50);
+/// How long records are left to librdkafka while a batch waits: to decode them in one go costs less than to wake up for each.
+/// The loop ends the rest when it wants the batch.
+const REST: Duration = Duration::from_millis(2);
 /// How often we look whether the loop has fetched the progress of what we were assigned.
 const ANSWERING: Duration = Duration::from_millis(5);
 /// A full batch that waits longer than this pauses the partitions, so that polling can go on without records.
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
 /// How long a member whose decision was fenced holds still: if it has lost its partitions, it learns that first.
 const FENCED: Duration = Duration::from_secs(2);
-/// How long one drain may go on before the batch is looked at.
-const DRAIN: Duration = Duration::from_millis(5);
 
 /// What the loop asks of the thread.
 pub(super) enum Command {
     Start(Vec<Start>),
-    Commit(TopicPartitionList),
+    /// Partitions with their next offsets.
+    Commit(Vec<(i32, i64)>),
+    Reuse(Batch),
     Reopen,
     Close,
 }
@@ -55,7 +58,7 @@ pub(super) struct Plan {
 }
 
 pub(super) struct IntakeThread {
-    consumer: BaseConsumer<IntakeContext>,
+    consumer: BatchConsumer<IntakeContext>,
     topic: String,
     max_age: Option<Duration>,
     policy: FlushPolicy,
@@ -63,8 +66,13 @@ pub(super) struct IntakeThread {
     commands: Receiver<Command>,
     wanted: Arc<AtomicBool>,
     pending: Batch,
+    /// Memory for the batch after the pending one.
+    spare: Option<Batch>,
     assignment: Assignment,
     watch: StallWatch,
+    commits: Commits,
+    /// When the group was heard.
+    heard: Instant,
     full_since: Option<Instant>,
     paused: bool,
     seldom: Seldom,
@@ -72,7 +80,7 @@ pub(super) struct IntakeThread {
 
 impl IntakeThread {
     pub(super) fn new(
-        consumer: BaseConsumer<IntakeContext>,
+        consumer: BatchConsumer<IntakeContext>,
         plan: Plan,
         policy: FlushPolicy,
         arrivals: Sender<Arrival>,
@@ -88,8 +96,11 @@ impl IntakeThread {
             commands,
             wanted,
             pending: Batch::default(),
+            spare: None,
             assignment: Assignment::new(plan.topic, plan.reset),
             watch: StallWatch::new(plan.stall, clock::now()),
+            commits: Commits::default(),
+            heard: clock::now(),
             full_since: None,
             paused: false,
             seldom: Seldom::default(),
@@ -98,23 +109,24 @@ impl IntakeThread {
 
     /// Runs until the loop says close or is gone.
     pub(super) fn run(mut self) {
-        let mut last_commit = None;
         loop {
             let mut close = self.arrivals.is_closed();
             for command in self.commands.try_iter().collect::<Vec<_>>() {
                 match command {
                     Command::Start(starts) => {
                         if let Some(decided) =
-                            self.assignment.start(&self.consumer, &starts, clock::now()).filter(|list| list.count() > 0)
+                            self.assignment.start(&mut self.consumer, &starts, clock::now()).filter(|list| list.count() > 0)
                         {
                             // Kafka's offsets follow the store's, so that lag tools tell the truth after a hand-over.
-                            self.commit(&decided, CommitMode::Async);
+                            self.tell(Ok(decided), CommitMode::Async);
                         }
                     }
-                    Command::Commit(list) => {
-                        self.commit(&list, CommitMode::Async);
-                        last_commit = Some(list);
+                    Command::Commit(mut next_offsets) => {
+                        // What was taken from us meanwhile is its new owner's to tell.
+                        next_offsets.retain(|(partition, _)| self.assignment.epoch(*partition).is_some());
+                        self.commits.decided(&next_offsets);
                     }
+                    Command::Reuse(batch) => self.spare = batch.emptied(),
                     Command::Reopen => self.reopen(FENCED),
                     Command::Close => close = true,
                 }
@@ -125,63 +137,94 @@ impl IntakeThread {
             self.take();
             self.follow_group();
             self.hand_over();
+            if let Some(list) = self.commits.due(&self.topic, clock::now()) {
+                self.tell(list, CommitMode::Async);
+            }
         }
-        // The asynchronous commits may still be on their way: the last one again, and wait for it.
-        if let Some(list) = last_commit.filter(|_| !self.assignment.reading().is_empty()) {
-            self.commit(&list, CommitMode::Sync);
+        // The asynchronous commits may still be on their way: all of it again, and wait for it.
+        if let Some(list) = self.commits.all(&self.topic) {
+            self.tell(list, CommitMode::Sync);
         }
         // Dropping the consumer leaves the group; the process has a deadline in case that hangs.
         drop(self.consumer);
     }
 
-    fn commit(&self, list: &TopicPartitionList, mode: CommitMode) {
-        if let Err(error) = self.consumer.commit(list, mode) {
+    fn tell(&self, list: KafkaResult<TopicPartitionList>, mode: CommitMode) {
+        if let Err(error) = list.and_then(|list| self.consumer.consumer().commit(&list, mode)) {
             tracing::debug!(event = "kafka_commit_failed", %error);
         }
     }
 
-    /// Polls once as long as there is time, then takes what has arrived already.
+    /// Takes what has arrived already, and waits for it where nothing else is to do.
     fn take(&mut self) {
         let now = clock::now();
         if self.pending.bytes() >= MAX_BATCH_BYTES {
             self.wait_while_full(now);
-            return;
+        } else if self.assignment.reading().is_empty() {
+            self.hear_group(if self.assignment.is_waiting() { ANSWERING } else { IDLE });
+        } else if now - self.heard >= IDLE {
+            self.hear_group(Duration::ZERO);
+        } else if self.pending.is_empty() {
+            if self.receive(IDLE) == 0 {
+                // Memory of busier times.
+                (self.pending, self.spare) = (Batch::default(), None);
+            }
+        } else if self.receive(Duration::ZERO) < MOST {
+            // A pass of the loop that ends meanwhile, or a command, ends the rest.
+            std::thread::park_timeout(self.rest(now));
         }
-        let mut wait = self.patience(now);
+    }
+
+    /// Fills the batch with the records that are there, and returns how many there were; waits where none is.
+    fn receive(&mut self, patience: Duration) -> usize {
         let oldest_ms =
             self.max_age.map_or(i64::MIN, |age| clock::unix_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
-        let before = self.pending.records();
-        // The clock is read for the first record, which the poll has waited for, and then once per 64.
-        let (mut arrived, mut taken) = (None, 0_usize);
-        loop {
-            match self.consumer.poll(wait) {
-                None => break,
-                Some(Ok(message)) => {
-                    let at = *arrived.get_or_insert_with(clock::now);
-                    push(&mut self.pending, &self.assignment, &message, oldest_ms, at);
-                }
-                Some(Err(error)) => {
-                    self.consume_failed(&error);
-                    break;
-                }
+        let (mut arrived, mut errors) = (None, Vec::new());
+        let Self { consumer, pending, assignment, watch, .. } = self;
+        let taken = consumer.take(patience, |record| {
+            match record.error() {
+                None => watch.record(record.partition()),
+                Some(KafkaError::PartitionEOF(partition)) => return watch.end(partition),
+                Some(error) => return errors.push(error),
             }
-            // After the first record only what is there already.
-            wait = Duration::ZERO;
-            taken += 1;
-            if taken.is_multiple_of(64) {
-                let at = clock::now();
-                if at - *arrived.get_or_insert(at) >= DRAIN || self.pending.bytes() >= MAX_BATCH_BYTES {
-                    break;
-                }
-            }
+            // The clock is read once, after the wait.
+            let at = *arrived.get_or_insert_with(clock::now);
+            let lent = Record {
+                partition: record.partition(),
+                offset: record.offset(),
+                time_ms: time_ms(record.timestamp_ms()),
+                key: record.key(),
+                payload: record.payload(),
+                headers: &|| record.headers(),
+            };
+            push(pending, assignment, &lent, oldest_ms, at);
+        });
+        for error in errors {
+            self.consume_failed(&error);
         }
-        self.watch.received(self.pending.records().saturating_sub(before));
+        taken
+    }
+
+    /// Lets the group and all else be heard that is no record.
+    fn hear_group(&mut self, patience: Duration) {
+        self.heard = clock::now();
+        match self.consumer.poll(patience) {
+            // Not expected: partitions are forwarded before they are read. But a record is a record.
+            Some(Ok(message)) => {
+                self.watch.record(message.partition());
+                push_message(&mut self.pending, &self.assignment, &message, self.heard);
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => self.watch.end(partition),
+            Some(Err(error)) => self.consume_failed(&error),
+            None => {}
+        }
     }
 
     fn consume_failed(&mut self, error: &KafkaError) {
         if self.seldom.now("kafka_consume_failed") {
             tracing::warn!(event = "kafka_consume_failed", %error);
         }
+        self.watch.failed(error);
         // Kafka does not have the offset: look what it has, and stop what cannot go on.
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
             self.reopen(Duration::ZERO);
@@ -191,52 +234,46 @@ impl IntakeThread {
     /// Asks the store again from where to read; what is undecided comes again.
     fn reopen(&mut self, after: Duration) {
         self.forget();
-        self.assignment.reopen(&self.consumer, clock::now() + after);
+        self.assignment.reopen(&mut self.consumer, clock::now() + after);
     }
 
     fn forget(&mut self) {
-        self.pending = Batch::default();
+        (self.pending, self.spare) = (Batch::default(), None);
         self.full_since = None;
         self.paused = false;
         self.watch.reset();
+        self.commits.forget();
     }
 
-    /// How long the next poll may block.
-    fn patience(&self, now: Instant) -> Duration {
-        let Some(oldest) = self.pending.oldest else {
-            return if self.assignment.is_waiting() { ANSWERING } else { IDLE };
-        };
-        if !self.wanted.load(Ordering::Acquire) {
-            return WAITING;
-        }
+    /// How long the batch that waits may be left alone.
+    fn rest(&self, now: Instant) -> Duration {
+        let Some(oldest) = self.pending.oldest.filter(|_| self.wanted.load(Ordering::Acquire)) else { return REST };
         match self.policy.due(self.pending.records(), oldest, now) {
             Due::Now => Duration::ZERO,
-            Due::At(at) => (at - now).min(IDLE),
+            Due::At(at) => (at - now).min(REST),
         }
     }
 
     /// Lets the broker keep what we have no room for.
     fn wait_while_full(&mut self, now: Instant) {
         let since = *self.full_since.get_or_insert(now);
-        if now - since < PAUSE_AFTER {
-            std::thread::park_timeout(WAITING);
-            return;
+        if now - since >= PAUSE_AFTER && !self.paused {
+            let consumer = self.consumer.consumer();
+            self.paused = consumer.assignment().and_then(|list| consumer.pause(&list)).is_ok();
         }
-        if !self.paused {
-            self.paused = self.consumer.assignment().and_then(|list| self.consumer.pause(&list)).is_ok();
-        }
-        if self.paused {
-            let oldest_ms = i64::MIN;
-            // Records that were fetched before the pause may still come; they are few.
-            if let Some(Ok(message)) = self.consumer.poll(WAITING) {
-                push(&mut self.pending, &self.assignment, &message, oldest_ms, now);
-            }
+        if now - self.heard >= IDLE {
+            self.hear_group(Duration::ZERO);
+        } else if self.paused {
+            // What was fetched before the pause: librdkafka fetches it again later, and drops it here.
+            self.receive(IDLE);
+        } else {
+            std::thread::park_timeout(IDLE);
         }
     }
 
     /// Learns what the group did during the last poll.
     fn follow_group(&mut self) {
-        for change in self.consumer.context().changes() {
+        for change in self.consumer.consumer().context().changes() {
             // Undecided records of a revoked partition belong to its next owner, who starts from the store's
             // progress. The protocol is eager, so a revoke takes everything.
             self.forget();
@@ -269,7 +306,8 @@ impl IntakeThread {
             }
             return;
         }
-        if self.pending.is_empty() && self.watch.is_stalled(&self.consumer, &self.topic, self.assignment.reading(), now) {
+        if self.pending.is_empty() && self.watch.is_stalled(self.consumer.consumer(), &self.topic, self.assignment.reading(), now)
+        {
             tracing::error!(
                 event = "intake_stalled",
                 text = "Kafka answers, and neither records nor partitions come from it; leaving, to be started again"
@@ -281,7 +319,7 @@ impl IntakeThread {
         if self.policy.due(self.pending.records(), oldest, now) != Due::Now {
             return;
         }
-        let next = self.pending.successor();
+        let next = self.spare.take().unwrap_or_else(|| self.pending.successor());
         let batch = std::mem::replace(&mut self.pending, next);
         match self.send(Arrival::Batch(batch)) {
             None => {
@@ -291,7 +329,7 @@ impl IntakeThread {
                     self.resume();
                 }
             }
-            Some(Arrival::Batch(batch)) => self.pending = batch,
+            Some(Arrival::Batch(batch)) => self.spare = Some(std::mem::replace(&mut self.pending, batch)),
             Some(_) => {}
         }
     }
@@ -310,7 +348,8 @@ impl IntakeThread {
     }
 
     fn resume(&mut self) {
-        let resumed = self.consumer.assignment().and_then(|list| self.consumer.resume(&list));
+        let consumer = self.consumer.consumer();
+        let resumed = consumer.assignment().and_then(|list| consumer.resume(&list));
         match resumed {
             Ok(()) => self.paused = false,
             Err(error) => tracing::warn!(event = "resume_failed", %error),
@@ -318,23 +357,31 @@ impl IntakeThread {
     }
 }
 
-fn push(batch: &mut Batch, assignment: &Assignment, message: &BorrowedMessage<'_>, oldest_ms: i64, now: Instant) {
-    let partition = message.partition();
-    // A record of a partition that we no longer read is its new owner's.
-    let Some(epoch) = assignment.epoch(partition) else { return };
+/// A record without a timestamp is as old as its arrival.
+fn time_ms(stated: Option<i64>) -> i64 {
+    stated.unwrap_or_else(clock::unix_ms)
+}
+
+fn push_message(batch: &mut Batch, assignment: &Assignment, message: &BorrowedMessage<'_>, now: Instant) {
     let headers = || {
         message.headers().map_or_else(Vec::new, |headers| {
             headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
         })
     };
     let record = Record {
-        partition,
+        partition: message.partition(),
         offset: message.offset(),
-        // A record without a timestamp is as old as its arrival.
-        time_ms: message.timestamp().to_millis().unwrap_or_else(clock::unix_ms),
+        time_ms: time_ms(message.timestamp().to_millis()),
         key: message.key(),
         payload: message.payload(),
         headers: &headers,
     };
-    batch.push(&record, epoch, oldest_ms, now);
+    push(batch, assignment, &record, i64::MIN, now);
+}
+
+fn push(batch: &mut Batch, assignment: &Assignment, record: &Record<'_>, oldest_ms: i64, now: Instant) {
+    // A record of a partition that we no longer read is its new owner's.
+    if let Some(epoch) = assignment.epoch(record.partition) {
+        batch.push(record, epoch, oldest_ms, now);
+    }
 }

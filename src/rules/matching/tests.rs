@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::super::index::Owner;
 use super::super::rule::{Rule, Subscription};
 use super::*;
 use crate::intake::Record;
@@ -82,7 +83,7 @@ fn pipelines(rules: &[Rule], signals: &[Value]) -> Vec<u128> {
 }
 
 fn counts(unmatched: i64, merged: i64, redelivered: i64) -> PartitionCounts {
-    PartitionCounts { unmatched, merged, redelivered }
+    PartitionCounts { unmatched, merged, redelivered, ..PartitionCounts::default() }
 }
 
 mod examples {
@@ -170,8 +171,32 @@ mod examples {
     #[test]
     fn a_pipeline_knows_its_owner() {
         let rules = RuleSet::new(vec![pipeline(2, &["A"]), pipeline(1, &["A", "B"])]);
-        assert_eq!((rules.user_id(0), rules.user_id(1)), (Some("user-1"), Some("user-2")));
+        let owner = |number| serde_json::to_value(rules.owner(number)).unwrap();
+        assert_eq!((owner(0), owner(1)), (json!("user-1"), json!("user-2")));
         assert_eq!((rules.len(), rules.tickers(), rules.is_empty()), (2, 2, false));
+    }
+
+    #[test]
+    fn an_owner_is_told_as_the_platform_wrote_it() {
+        for (name, is_id) in [
+            ("6f1f7a3e-1a55-4d6a-9a43-6a0f4f0d1b2c", true),
+            ("6F1F7A3E-1A55-4D6A-9A43-6A0F4F0D1B2C", false),
+            ("6f1f7a3e1a554d6a9a436a0f4f0d1b2c", false),
+            ("{6f1f7a3e-1a55-4d6a-9a43-6a0f4f0d1b2c}", false),
+            ("42", false),
+            ("", false),
+        ] {
+            let owner = Owner::from(name.to_owned());
+            assert_eq!(serde_json::to_value(&owner).unwrap(), json!(name));
+            assert_eq!(matches!(owner, Owner::Id(_)), is_id, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_ticker_that_a_rule_names_twice_is_watched_once() {
+        let rules = RuleSet::new(vec![pipeline(2, &["B", "A", "B"]), pipeline(1, &["B", "B"])]);
+        let watchers = |name| rules.watchers(rules.ticker(crate::intake::ticker_key(name), || name).unwrap());
+        assert_eq!((watchers("A"), watchers("B")), (&[1][..], &[0, 1][..]));
     }
 }
 

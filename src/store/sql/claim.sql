@@ -1,10 +1,11 @@
--- One batch, one statement, one transaction: who may start, and up to where the partitions are decided.
+-- One batch, one statement, one transaction: who may start, and up to where the partitions are decided. A batch of very many
+-- slots comes in parts, each a statement of its own: all but the last ($27) leave the offsets, and only note what they did.
 -- What stands in braces is filled in for the platform's executions table (catalog.rs).
 with
 span as materialized (
     select *
-    from unnest($3::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
-        as s (partition, epoch, first_offset, next_offset, consumed, unmatched, merged, redelivered, stale, invalid)
+    from unnest($3::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $28::bigint[], $29::bigint[])
+        as s (partition, epoch, first_offset, next_offset, consumed, unmatched, merged, redelivered, stale, invalid, triggered, busy)
 ),
 -- The fence. The lock makes a concurrent owner wait, and shows us what it has written.
 fence as materialized (
@@ -12,7 +13,7 @@ fence as materialized (
         p.partition,
         p.epoch = s.epoch as mine,
         coalesce(p.next_offset <= s.first_offset, true) as ahead,
-        coalesce(p.next_offset >= s.next_offset, false) as behind
+        coalesce(p.next_offset >= s.next_offset, false) or $22::uuid = any (p.parts) as behind
     from dispatcher.progress p
     join span s using (partition)
     where p.consumer_group = $1 and p.topic = $2
@@ -42,10 +43,10 @@ candidate as materialized (
 ),
 verdict as materialized (
     select case
+        -- Only we write under our epoch: an earlier attempt of this very request was committed, and its reply was lost.
+        when (select count(*) from fence where mine and behind) = (select count(*) from span) then 'repeated'
         when (select count(*) from fence where mine and ahead) = (select count(*) from span) then
             case when exists (select from candidate where known and shared) then 'known' else 'claimed' end
-        -- Only we write under our epoch: an earlier attempt of this very batch was committed, and its reply was lost.
-        when (select count(*) from fence where mine and behind) = (select count(*) from span) then 'repeated'
         else 'fenced'
     end as word
 ),
@@ -62,8 +63,9 @@ won as (
     order by pipeline_id, ticker
     on conflict (pipeline_id, ticker) do update
     set trigger_id = excluded.trigger_id, claimed_at = excluded.claimed_at, leased_until = excluded.leased_until
-    where s.leased_until <= now()
-        or {over}
+    -- A slot that this very trigger has had was lost to another claim of the same signal, which we could not see (ADR 8).
+    where s.trigger_id <> excluded.trigger_id
+        and (s.leased_until <= now() or {over})
     returning s.trigger_id
 ),
 ledger as (
@@ -103,16 +105,25 @@ moved as (
     update dispatcher.progress p
     set next_offset = s.next_offset,
         consumed = p.consumed + s.consumed,
-        triggered = p.triggered + coalesce(c.triggered, 0),
-        busy = p.busy + coalesce(c.busy, 0),
+        triggered = p.triggered + s.triggered + coalesce(c.triggered, 0),
+        busy = p.busy + s.busy + coalesce(c.busy, 0),
         redelivered = p.redelivered + s.redelivered + coalesce(c.redelivered, 0),
         merged = p.merged + s.merged,
         unmatched = p.unmatched + s.unmatched,
         stale = p.stale + s.stale,
         invalid = p.invalid + s.invalid,
+        -- A batch that was begun before a crash may have gone further than this one.
+        parts = case when p.parts_until > s.next_offset then p.parts else '{}' end,
+        parts_until = case when p.parts_until > s.next_offset then p.parts_until end,
         updated_at = now()
     from span s left join counted c using (partition), verdict v
-    where v.word = 'claimed' and p.consumer_group = $1 and p.topic = $2 and p.partition = s.partition
+    where v.word = 'claimed' and not $27::bool and p.consumer_group = $1 and p.topic = $2 and p.partition = s.partition
+),
+begun as (
+    update dispatcher.progress p
+    set parts = p.parts || $22::uuid, parts_until = greatest(p.parts_until, s.next_offset), updated_at = now()
+    from span s, verdict v
+    where v.word = 'claimed' and $27::bool and p.consumer_group = $1 and p.topic = $2 and p.partition = s.partition
 )
 select
     v.word,

@@ -88,7 +88,7 @@ impl Sweeper {
             let pause = match self.sweep().await {
                 Ok(()) => {
                     calm = calm.saturating_add(1);
-                    if calm == CALM_ROUNDS {
+                    if calm >= CALM_ROUNDS {
                         backoff.recovered();
                     }
                     INTERVAL

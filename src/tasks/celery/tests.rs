@@ -2,21 +2,16 @@
 
 use std::collections::BTreeSet;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use proptest::prelude::*;
+
 use super::*;
-use crate::config::{Config, Environment};
 
 const ID: &str = "11111111-2222-5333-8444-555555555555";
 
 fn celery() -> CeleryConfig {
-    let environment = Environment::from([
-        ("KAFKA_BOOTSTRAP_SERVERS", "unused:1"),
-        ("CELERY_BROKER_URL", "redis://unused/0"),
-        ("POSTGRES_USER", "unused"),
-        ("POSTGRES_PASSWORD", "unused"),
-        ("POSTGRES_HOST", "localhost"),
-        ("POSTGRES_DB", "unused"),
-    ]);
-    Config::read(&environment).unwrap().celery
+    CeleryConfig::of_defaults()
 }
 
 fn task(kwargs: &str) -> Task {
@@ -78,7 +73,7 @@ fn a_redis_message_has_everything_that_kombu_requires() {
     (celery.task_queue, celery.priority, celery.global_keyprefix) = ("pipelines".to_owned(), 5, "prefix:".to_owned());
     let encoder = Encoder::new(&celery);
     let task = task(r#"{"symbol": "東京"}"#);
-    let message: Value = serde_json::from_str(&encoder.redis_message(&task, expires())).unwrap();
+    let message: Value = serde_json::from_str(&encoder.redis_messages([&task], expires())[0]).unwrap();
     let names: Vec<_> = message.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(names, ["body", "content-encoding", "content-type", "headers", "properties"]);
     assert_eq!(BASE64.decode(message["body"].as_str().unwrap()).unwrap(), Encoder::body(&task).as_bytes());
@@ -90,6 +85,29 @@ fn a_redis_message_has_everything_that_kombu_requires() {
     assert_eq!((&properties["priority"], &properties["delivery_mode"]), (&json!(5), &json!(2)));
     // A restored message goes where this says: the prefix is not a part of the queue's name.
     assert_eq!(properties["delivery_info"], json!({"exchange": "", "routing_key": "pipelines"}));
+}
+
+proptest! {
+    #[test]
+    fn a_filled_message_is_the_one_that_would_be_made_whole(kwargs in any::<String>(), id in any::<u128>(), header in "[ -~]{0,40}", us in 0..4_000_000_000_000_000_i64) {
+        let mut celery = celery();
+        celery.headers = json!({"note": header}).as_object().unwrap().clone();
+        let encoder = Encoder::new(&celery);
+        let (task, expires) = (Task { trigger_id: Uuid::from_u128(id), kwargs }, Timestamp::from_microsecond(us).unwrap());
+        let gaps = Gaps {
+            id: task.trigger_id.to_string(),
+            expires: iso8601(expires),
+            kwargs: shown(&task.kwargs).to_owned(),
+            body: BASE64.encode(Encoder::body(&task)),
+        };
+        prop_assert_eq!(encoder.redis_messages([&task], expires), [encoder.redis_message_of(&celery, &gaps).to_string()]);
+    }
+
+    #[test]
+    fn times_are_written_as_strftime_writes_them(us in -62_000_000_000_000_000..200_000_000_000_000_000_i64) {
+        let time = Timestamp::from_microsecond(us).unwrap();
+        prop_assert_eq!(iso8601(time), time.strftime("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string());
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::clock;
-use crate::config::{Config, Environment, Scope};
+use crate::config::Scope;
 use crate::intake::Record;
 use crate::rules::Rule;
 
@@ -19,15 +19,7 @@ const RECORD_TIME: i64 = 1_795_341_600_123;
 const RECORD_TIME_TEXT: &str = "2026-11-22T10:00:00.123000+00:00";
 
 fn celery() -> CeleryConfig {
-    let environment = Environment::from([
-        ("KAFKA_BOOTSTRAP_SERVERS", "unused:1"),
-        ("CELERY_BROKER_URL", "redis://unused/0"),
-        ("POSTGRES_USER", "unused"),
-        ("POSTGRES_PASSWORD", "unused"),
-        ("POSTGRES_HOST", "localhost"),
-        ("POSTGRES_DB", "unused"),
-    ]);
-    Config::read(&environment).unwrap().celery
+    CeleryConfig::of_defaults()
 }
 
 /// The batch of one record; `None` when the record is rejected.

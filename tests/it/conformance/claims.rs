@@ -58,6 +58,13 @@ conformance! {
     slots_of_tickers_are_independent
     an_execution_keeps_the_slots_of_its_ticker_busy
     racing_claimers_win_each_slot_once
+    racing_claimers_of_one_signal_make_one_trigger_of_it
+    a_part_wins_its_slots_and_moves_neither_offset_nor_counts
+    the_last_part_moves_the_offset_and_counts_what_it_is_told
+    a_repeated_part_has_the_same_winners_and_knows_what_it_knew
+    a_part_that_comes_late_changes_nothing
+    a_part_of_an_old_epoch_is_fenced_and_changes_nothing
+    what_was_begun_is_found_until_an_offset_has_passed_it
 }
 
 const LEASE: Duration = Duration::from_secs(900);
@@ -137,7 +144,8 @@ impl World for Postgres {
 
     async fn progress(&self) -> BTreeMap<i32, Progress> {
         let sql =
-            "select partition, epoch, next_offset, consumed, triggered, busy, redelivered, merged, unmatched, stale, invalid
+            "select partition, epoch, next_offset, consumed, triggered, busy, redelivered, merged, unmatched, stale, invalid,
+                cardinality(parts)::bigint, parts_until
             from dispatcher.progress where consumer_group = $1 and topic = $2";
         let rows = self.database.rows(sql, &[&self.terms.group, &self.terms.topic]).await;
         let progress = |row: &tokio_postgres::Row| Progress {
@@ -151,6 +159,7 @@ impl World for Postgres {
             unmatched: row.get(8),
             stale: row.get(9),
             invalid: row.get(10),
+            begun: row.get::<_, Option<i64>>(12).map(|until| (usize::try_from(row.get::<_, i64>(11)).unwrap(), until)),
         };
         rows.iter().map(|row| (row.get(0), progress(row))).collect()
     }
@@ -219,7 +228,7 @@ fn request(start: Start, offsets: Range<i64>, wanted: Vec<Wanted>) -> ClaimReque
     let leading: HashSet<i64> = wanted.iter().map(|wanted| wanted.offset).collect();
     let unmatched = offsets.clone().filter(|offset| !leading.contains(offset)).count();
     let counts = PartitionCounts { unmatched: i64::try_from(unmatched).unwrap(), ..PartitionCounts::default() };
-    ClaimRequest { publication_id: Uuid::new_v4(), spans: vec![(span(start, offsets), counts)], wanted }
+    ClaimRequest { publication_id: Uuid::new_v4(), spans: vec![(span(start, offsets), counts)], wanted, goes_on: false }
 }
 
 async fn open<C: Claims>(claims: &mut C) -> Start {
@@ -263,7 +272,7 @@ async fn a_claim_moves_the_progress_and_wins_idle_slots<W: World>(world: &W) {
     let request = request(start, 10..15, vec![wanted(a, 11), wanted(b, 13)]);
     let claimed = claimed(&mut claims, &request).await;
 
-    assert_eq!((claimed.won, claimed.known, claimed.unknown_statuses), (vec![0, 1], 0, vec![]));
+    assert_eq!((claimed.won, claimed.known, claimed.unknown_statuses), (vec![0, 1], vec![], vec![]));
     #[expect(clippy::disallowed_methods, reason = "the lease is compared with the time of day")]
     let left = claimed.leased_until.duration_since(jiff::Timestamp::now()).as_secs();
     assert!((LEASE.as_secs() as i64 - 30..=LEASE.as_secs() as i64 + 30).contains(&left), "{left}");
@@ -386,7 +395,7 @@ async fn a_known_trigger_that_another_signal_could_lead_changes_nothing<W: World
     // The same batch, once nobody else could lead.
     known.shared = false;
     let decided = claimed(&mut claims, &ClaimRequest { wanted: vec![wanted(a, 1), known], ..again }).await;
-    assert_eq!((decided.won, decided.known), (vec![0], 1));
+    assert_eq!((decided.won, decided.known), (vec![0], vec![1]));
 }
 
 async fn a_known_trigger_that_no_other_signal_could_lead_is_redelivered<W: World>(world: &W) {
@@ -400,7 +409,7 @@ async fn a_known_trigger_that_no_other_signal_could_lead_is_redelivered<W: World
     world.start_execution(id, a, None).await;
     world.finish_execution(id, a).await;
     let again = claimed(&mut claims, &request(start, 1..2, vec![Wanted { offset: 1, ..first }])).await;
-    assert_eq!((again.won, again.known), (vec![], 1));
+    assert_eq!((again.won, again.known), (vec![], vec![0]));
     let now = progress(world).await;
     assert_eq!((now.triggered, now.redelivered, now.busy), (1, 1, 0));
     assert_eq!(world.triggers().await, HashSet::from([id]));
@@ -419,11 +428,12 @@ async fn the_counts_add_up<W: World>(world: &W) {
             // 3 of 12 unmatched, 2 merged, 1 known to matching; 1 bad, 2 stale; then one busy, one redelivered, one triggered.
             (
                 PartitionSpan { consumed: 12, invalid: 1, stale: 2, ..span(starts[0], 2..20) },
-                PartitionCounts { unmatched: 3, merged: 2, redelivered: 1 },
+                PartitionCounts { unmatched: 3, merged: 2, redelivered: 1, ..PartitionCounts::default() },
             ),
             (PartitionSpan { stale: 4, ..span(starts[1], 5..10) }, PartitionCounts::default()),
         ],
         wanted: vec![Wanted { offset: 9, ..wanted(a, 0) }, wanted(b, 10), wanted_for(c, "", "other", (1, 9))],
+        goes_on: false,
     };
     // One record of partition 0 leads a fourth slot.
     let [last] = pipelines();
@@ -575,6 +585,122 @@ async fn an_execution_keeps_the_slots_of_its_ticker_busy<W: World>(world: &W) {
     assert_eq!(won(&mut claims, &request(start, 2..3, slots(2))).await, [0, 1]);
 }
 
+/// A part of a batch, which goes on.
+fn part(start: Start, offsets: Range<i64>, wanted: Vec<Wanted>) -> ClaimRequest {
+    ClaimRequest { goes_on: true, ..request(start, offsets, wanted) }
+}
+
+async fn begun<C: Claims>(claims: &mut C, partitions: &[i32]) -> Vec<(i32, i64)> {
+    let mut places = claims.begun(partitions).await.unwrap();
+    places.sort_unstable();
+    places
+}
+
+async fn a_part_wins_its_slots_and_moves_neither_offset_nor_counts<W: World>(world: &W) {
+    let [a, b] = pipelines();
+    let mut claims = world.claims();
+    let start = open(&mut claims).await;
+    assert_eq!(begun(&mut claims, &[0]).await, []);
+    let first = part(start, 0..3, vec![wanted(a, 0), wanted(b, 2)]);
+    assert_eq!(won(&mut claims, &first).await, [0, 1]);
+    let ids: HashSet<_> = first.wanted.iter().map(|wanted| wanted.text.trigger_id).collect();
+    assert_eq!(world.triggers().await, ids);
+    assert_eq!(progress(world).await, Progress { epoch: 1, begun: Some((1, 3)), ..Progress::default() });
+}
+
+async fn the_last_part_moves_the_offset_and_counts_what_it_is_told<W: World>(world: &W) {
+    let [a, b] = pipelines();
+    let mut claims = world.claims();
+    let start = open(&mut claims).await;
+    won(&mut claims, &part(start, 0..6, vec![wanted(a, 0)])).await;
+    won(&mut claims, &part(start, 0..6, vec![wanted(b, 0)])).await;
+    let mut last = request(start, 0..6, vec![]);
+    last.spans[0].1 = PartitionCounts { triggered: 1, busy: 2, redelivered: 1, merged: 1, unmatched: 1 };
+    assert_eq!(won(&mut claims, &last).await, [0_usize; 0]);
+    let expected = Progress {
+        epoch: 1,
+        next_offset: Some(6),
+        consumed: 6,
+        triggered: 1,
+        busy: 2,
+        redelivered: 1,
+        merged: 1,
+        unmatched: 1,
+        ..Progress::default()
+    };
+    assert_eq!(progress(world).await, expected);
+    // And again, when its reply was lost.
+    assert_eq!(won(&mut claims, &last).await, [0_usize; 0]);
+    assert_eq!(progress(world).await, expected);
+}
+
+async fn a_repeated_part_has_the_same_winners_and_knows_what_it_knew<W: World>(world: &W) {
+    let [a, b, c] = pipelines();
+    let mut claims = world.claims();
+    let start = open(&mut claims).await;
+    won(&mut claims, &request(start, 0..1, vec![wanted(b, 0)])).await;
+    let known = Wanted { offset: 2, ..wanted(b, 0) };
+    let some = part(start, 1..5, vec![wanted(a, 1), known, wanted(c, 3)]);
+    for mut again in [claims, world.claims(), world.claims()] {
+        let claimed = claimed(&mut again, &some).await;
+        assert_eq!((claimed.won, claimed.known), (vec![0, 2], vec![1]));
+        assert_eq!(progress(world).await.begun, Some((1, 5)));
+    }
+}
+
+async fn a_part_that_comes_late_changes_nothing<W: World>(world: &W) {
+    let [a, b] = pipelines();
+    let mut claims = world.claims();
+    let start = open(&mut claims).await;
+    let (first, second) = (part(start, 0..1, vec![wanted(a, 0)]), part(start, 0..1, vec![wanted(b, 0)]));
+    won(&mut claims, &first).await;
+    won(&mut claims, &second).await;
+    let before = world.everything().await;
+    assert_eq!(won(&mut claims, &first).await, [0]);
+    assert_eq!(world.everything().await, before);
+    won(&mut claims, &request(start, 0..1, vec![])).await;
+    let before = world.everything().await;
+    assert_eq!(won(&mut claims, &first).await, [0]);
+    assert_eq!(world.everything().await, before);
+}
+
+async fn a_part_of_an_old_epoch_is_fenced_and_changes_nothing<W: World>(world: &W) {
+    let [a, b] = pipelines();
+    let (mut old, mut new) = (world.claims(), world.claims());
+    let start = open(&mut old).await;
+    let first = part(start, 0..1, vec![wanted(a, 0)]);
+    won(&mut old, &first).await;
+    open(&mut new).await;
+    let before = world.everything().await;
+    for late in [first, part(start, 0..1, vec![wanted(b, 0)]), request(start, 0..1, vec![])] {
+        assert_eq!(old.claim(&late).await.unwrap(), Verdict::Fenced(vec![0]));
+    }
+    assert_eq!(world.everything().await, before);
+}
+
+async fn what_was_begun_is_found_until_an_offset_has_passed_it<W: World>(world: &W) {
+    let [a, b, c] = pipelines();
+    let mut claims = world.claims();
+    let mut starts = claims.open(&[0, 1]).await.unwrap();
+    starts.sort_unstable_by_key(|start| start.partition);
+    let mut both = part(starts[0], 0..9, vec![wanted(a, 3), wanted(b, 7), wanted_for(c, "", "other", (1, 2))]);
+    both.spans.push((span(starts[1], 0..5), PartitionCounts::default()));
+    won(&mut claims, &both).await;
+
+    // The instance is gone; its partitions have new owners.
+    let mut next = world.claims();
+    let mut starts = next.open(&[0, 1]).await.unwrap();
+    starts.sort_unstable_by_key(|start| start.partition);
+    assert_eq!(begun(&mut next, &[0, 1, 2]).await, [(0, 3), (0, 7), (1, 2)]);
+    assert_eq!(begun(&mut next, &[1]).await, [(1, 2)]);
+    // A batch that goes less far, and one that goes further.
+    won(&mut next, &request(starts[0], 0..5, vec![])).await;
+    assert_eq!(begun(&mut next, &[0, 1]).await, [(0, 7), (1, 2)]);
+    won(&mut next, &request(starts[0], 5..10, vec![])).await;
+    assert_eq!(begun(&mut next, &[0, 1]).await, [(1, 2)]);
+    assert_eq!((world.progress().await[&0].begun, world.progress().await[&1].begun), (None, Some((1, 5))));
+}
+
 async fn racing_claimers_win_each_slot_once<W: World>(world: &W) {
     const CLAIMERS: i32 = 8;
     const BATCHES: i64 = 40;
@@ -608,6 +734,29 @@ async fn racing_claimers_win_each_slot_once<W: World>(world: &W) {
     }
 }
 
+/// A producer sent it twice, to two partitions: their owners decide it at once.
+async fn racing_claimers_of_one_signal_make_one_trigger_of_it<W: World>(world: &W) {
+    const CLAIMERS: i32 = 4;
+    let slots: [[Uuid; 5]; 30] = [(); 30].map(|()| pipelines());
+    let mut racing = JoinSet::new();
+    for partition in 0..CLAIMERS {
+        let mut claims = world.claims();
+        racing.spawn(async move {
+            let start = claims.open(&[partition]).await.unwrap()[0];
+            let mut wins = 0;
+            for (offset, slots) in (0..).zip(&slots) {
+                let signal = format!("signal {offset}");
+                let wanted = slots.iter().map(|id| wanted_for(*id, "", &signal, (partition, offset))).collect();
+                wins += won(&mut claims, &request(start, offset..offset + 1, wanted)).await.len();
+            }
+            wins
+        });
+    }
+    let wins: usize = racing.join_all().await.into_iter().sum();
+    assert_eq!(wins, slots.concat().len());
+    assert_eq!(world.triggers().await.len(), wins);
+}
+
 /// The plan of a claim is kept while the tables grow: made for empty ones, it must not scan them when they are full.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_looks_up_each_slot_by_index_even_with_a_plan_made_for_empty_tables() {
@@ -623,13 +772,13 @@ async fn a_claim_looks_up_each_slot_by_index_even_with_a_plan_made_for_empty_tab
     // A session's counts are written when it ends, at the latest.
     drop(claims);
     let sql = "select min(idx_scan)::bigint, sum(seq_scan)::bigint from pg_stat_user_tables
-        where schemaname = 'dispatcher' and relname in ('slots', 'triggers')";
+        where schemaname = 'dispatcher' and relname in ('slots', 'triggers_first')";
     let scans = wait_until("the counts of scans", 60, async || {
         let row = &world.database.rows(sql, &[]).await[0];
         let (by_index, whole): (i64, i64) = (row.get(0), row.get(1));
         (by_index.max(whole) >= batches).then_some((by_index, whole))
     });
     let (by_index, whole) = scans.await;
-    // Making an index reads its table once.
-    assert!(whole <= 2, "{whole} scans of whole tables, {by_index} by index");
+    // Making an index reads its table once, and so does taking the triggers over as a partition.
+    assert!(whole <= 3, "{whole} scans of whole tables, {by_index} by index");
 }

@@ -432,7 +432,7 @@ impl<S: Source> Member<S> {
             }
             Ok(Arrival::Batch(batch)) => {
                 let spans = batch.offsets.spans().iter().map(|span| (*span, PartitionCounts::default())).collect();
-                let request = ClaimRequest { publication_id: uuid::Uuid::new_v4(), spans, wanted: Vec::new() };
+                let request = ClaimRequest { publication_id: uuid::Uuid::new_v4(), spans, wanted: Vec::new(), goes_on: false };
                 let Ok(verdict) = self.claims.claim(&request).await;
                 if let Verdict::Claimed(_) = verdict {
                     self.decided.add(&batch);

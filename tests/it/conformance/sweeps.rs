@@ -3,16 +3,16 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use trigger_dispatcher::intake::{PartitionSpan, Start};
-use trigger_dispatcher::rules::PartitionCounts;
+use trigger_dispatcher::intake::Start;
 use trigger_dispatcher::store::memory::{MemoryClaims, MemoryStore, PublicationState};
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
 use trigger_dispatcher::store::sweep::{Retried, retry, take_up, unstarted};
-use trigger_dispatcher::store::{ClaimRequest, Claims, Database, Verdict, Wanted, migrate};
-use trigger_dispatcher::tasks::{Publication, TriggerText, trigger_id};
+use trigger_dispatcher::store::{Claims, Database, Verdict, migrate};
+use trigger_dispatcher::tasks::Publication;
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
+use crate::support::request::{kwargs, request};
 use crate::support::settings::config;
 
 // On one thread each: the clock of the memory is the thread's.
@@ -251,41 +251,6 @@ fn pipelines<const N: usize>() -> [Uuid; N] {
     let mut ids = [(); N].map(|()| Uuid::new_v4());
     ids.sort_unstable();
     ids
-}
-
-fn kwargs(pipeline_id: &Uuid, offset: i64) -> String {
-    format!(r#"{{"pipeline_id": "{pipeline_id}", "text": "Zürich \"🚀\" {offset}"}}"#)
-}
-
-fn request(start: Start, offset: i64, pipelines: &[Uuid]) -> ClaimRequest {
-    let span = PartitionSpan {
-        partition: start.partition,
-        epoch: start.epoch,
-        first_offset: offset,
-        next_offset: offset + 1,
-        consumed: 1,
-        invalid: 0,
-        stale: 0,
-    };
-    let signal_id = format!("signal {offset}");
-    let wanted = |pipeline_id: &Uuid| Wanted {
-        text: TriggerText {
-            trigger_id: trigger_id(*pipeline_id, "", &signal_id),
-            signal_id: signal_id.clone(),
-            symbol: "AAPL".to_owned(),
-            kwargs: kwargs(pipeline_id, offset),
-        },
-        pipeline_id: *pipeline_id,
-        ticker: String::new(),
-        partition: start.partition,
-        offset,
-        shared: false,
-    };
-    ClaimRequest {
-        publication_id: Uuid::new_v4(),
-        spans: vec![(span, PartitionCounts::default())],
-        wanted: pipelines.iter().map(wanted).collect(),
-    }
 }
 
 async fn an_unconfirmed_publication_is_taken_up_after_the_patience_whole<W: World>(claimer: &mut Claimer<W>) {

@@ -134,12 +134,14 @@ async fn a_wrong_password_of_kafka_is_waited_for_and_not_told() {
 #[tokio::test]
 async fn a_topic_that_may_no_longer_be_read_is_waited_for() {
     let mut drill = Drill::new(3).await;
+    drill.scene.setting.set("STALL_SECONDS", "2");
     let dispatcher = drill.start().await;
     let topic = drill.scene.topic.name.clone();
     Resource::Topic(&topic).deny(Operation::Read);
     wait_for("the refusal", 60, || refusals(&dispatcher).next());
     drill.round();
-    outlast(Duration::from_secs(2));
+    // Longer than the watchdog waits: a refusal is no stall.
+    outlast(Duration::from_secs(5));
     drill.assert_nothing_moved();
     Resource::Topic(&topic).allow();
     drill.recovers().await;

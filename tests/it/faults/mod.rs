@@ -1,6 +1,7 @@
 //! Each fault of each dependency: the service waits, keeps its place in the group, loses and doubles nothing, says so once, and
 //! it is over within seconds.
 
+mod flapping;
 mod kafka;
 mod postgres;
 mod rabbitmq;

@@ -1,26 +1,13 @@
 //! Faults of Redis as a broker. Each test has a Redis of its own, and each task is there once in the end.
 
 use redis::Commands as _;
-use uuid::Uuid;
 
-use super::trial::{CANARY, Tasks, Trial};
+use super::trial::{CANARY, List, Trial};
 use crate::support::dispatcher::Setting;
 use crate::support::names::{Names, address};
 use crate::support::private_redis::PrivateRedis;
-use crate::support::queue::TestQueue;
 use crate::support::wire::{Flow, Wire};
 use crate::support::{stopwatch, wait_until};
-
-struct List {
-    url: String,
-    name: String,
-}
-
-impl Tasks for List {
-    async fn arrived(&mut self) -> Vec<Uuid> {
-        TestQueue::at(&self.url, &self.name).tasks().iter().map(|task| task.id).collect()
-    }
-}
 
 /// The service reaches Redis as `broker` says.
 async fn trial(redis: &PrivateRedis, broker: &str) -> Trial<List> {

@@ -62,7 +62,8 @@ impl TestDatabase {
             "create role {role} login password '{role}';
              grant select on pipelines, scanners, executions to {role};
              grant usage on schema dispatcher to {role};
-             grant select, insert, update, delete on all tables in schema dispatcher to {role}"
+             grant select, insert, update, delete on all tables in schema dispatcher to {role};
+             grant execute on all functions in schema dispatcher to {role}"
         ))
         .await;
         role

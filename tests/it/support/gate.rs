@@ -26,6 +26,9 @@ pub(crate) enum Weather {
 
 /// Kafka's `api_key` of a request for records.
 pub(crate) const FETCH: i16 = 1;
+/// Of a request to be let into a group, and of one for what the group has shared out.
+pub(crate) const JOIN_GROUP: i16 = 11;
+pub(crate) const SYNC_GROUP: i16 = 14;
 
 pub(crate) struct Gate {
     pub(crate) address: SocketAddrV4,

@@ -11,6 +11,7 @@ pub(crate) mod private_rabbitmq;
 pub(crate) mod private_redis;
 pub(crate) mod proxy;
 pub(crate) mod queue;
+pub(crate) mod request;
 pub(crate) mod rights;
 pub(crate) mod scene;
 pub(crate) mod settings;
@@ -23,6 +24,12 @@ use std::time::{Duration, Instant};
 /// A service's address, or one clear line on how to get it.
 pub(crate) fn service(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run scripts/test, or eval \"$(scripts/services env)\""))
+}
+
+/// `host:port` of a service's URL.
+pub(crate) fn host_and_port(url: &str) -> String {
+    let url = url::Url::parse(url).unwrap();
+    format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())
 }
 
 /// A name that no other test has.

@@ -141,6 +141,21 @@ impl TestTopic {
         self.queue(record.headers(added));
     }
 
+    /// Sends signals to partition 0 in a transaction, whose end leaves a marker behind them: an offset without a record.
+    pub(crate) fn send_in_transaction(&self, signals: &[Value], is_committed: bool) {
+        let timeout = Duration::from_secs(30);
+        let producer: ThreadedProducer<DefaultProducerContext> =
+            config().set("transactional.id", unique("producer")).create().unwrap();
+        producer.init_transactions(timeout).unwrap();
+        producer.begin_transaction().unwrap();
+        for signal in signals {
+            let payload = signal.to_string();
+            producer.send(BaseRecord::<[u8], _>::to(&self.name).partition(0).payload(&payload)).unwrap();
+        }
+        producer.flush(timeout).unwrap();
+        if is_committed { producer.commit_transaction(timeout) } else { producer.abort_transaction(timeout) }.unwrap();
+    }
+
     fn queue(&self, mut record: BaseRecord<'_, [u8], [u8]>) {
         loop {
             match self.producer.send(record) {

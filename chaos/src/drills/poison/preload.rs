@@ -7,13 +7,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 
 use super::flow::Flow;
-use crate::clock;
-use crate::kafka::Topics;
+use crate::kafka::{self, Topics};
 
 #[derive(Debug, Default)]
 struct State {
@@ -72,15 +71,5 @@ fn send(client: &ThreadedProducer<Deliveries>, topic: &str, flow: Flow, number: 
     let payload = flow.payload(number);
     let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(Flow::partition(number));
     record.payload = payload.as_deref();
-    loop {
-        match client.send(record) {
-            Ok(()) => return Ok(()),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                record = back;
-                clock::check()?;
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err((error, _)) => return Err(error).context("Kafka's producer"),
-        }
-    }
+    kafka::send(client, record)
 }

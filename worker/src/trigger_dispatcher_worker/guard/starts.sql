@@ -1,5 +1,6 @@
 -- The guard's marks. `trigger-dispatcher migrate` makes this table too; safe to run twice.
--- A row is written once per trigger and stays: deleting one lets its trigger start again.
+-- A row is written once per trigger and stays, but for those that `trigger-dispatcher prune` finds older than the ledger's
+-- retention: deleting one lets its trigger start again.
 
 CREATE SCHEMA IF NOT EXISTS dispatcher;
 

@@ -1,0 +1,189 @@
+//! A batch on its way to its decision: one statement, or several if it wants very many slots. Pure.
+//!
+//! Cut by slots, not by records: the batch is matched once, each slot is asked for once, and who leads it does not hang on
+//! where the cuts are. The parts that go on move no offset and count no record; the last one does both.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Terms;
+use crate::intake::{Batch, PartitionSpan, Reason, Rejected};
+use crate::rules::{Candidate, Matches, PartitionCounts, RuleSet, Skip, WHOLE};
+use crate::store::{ClaimRequest, Claimed, Wanted};
+use crate::tasks::Texts;
+
+/// Bytes of arguments in one statement, near enough: metadata may be large, and there is one copy for each slot.
+const MOST_BYTES: usize = 16 * 1024 * 1024;
+
+/// Records, by partition and offset, that lead triggers though no offset has passed them.
+pub(super) type Begun = HashSet<(i32, i64)>;
+
+/// A batch on its way.
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub(super) batch: Batch,
+    pub(super) matches: Matches,
+    /// What its parts came to so far.
+    pub(super) sums: Sums,
+    skips: HashSet<Skip>,
+    /// Candidates before this one are decided.
+    next: usize,
+    /// Signals that lead triggers already.
+    begun: HashSet<u32>,
+    /// Signals that lead decided slots, and whether the ledger knew them for all of these.
+    leads: HashMap<u32, bool>,
+}
+
+/// What the parts of a batch came to.
+#[derive(Debug, Default)]
+pub(super) struct Sums {
+    pub(super) parts: u32,
+    pub(super) enqueued: usize,
+    pub(super) known: usize,
+    pub(super) unknown_statuses: BTreeSet<String>,
+}
+
+impl AsRef<Batch> for Pass {
+    fn as_ref(&self) -> &Batch {
+        &self.batch
+    }
+}
+
+impl Pass {
+    /// Matches a batch.
+    pub(super) fn new(batch: Batch, rules: &Arc<RuleSet>, terms: &Terms, begun: &Begun) -> Self {
+        let (skips, begun) = (HashSet::new(), positions(&batch, begun));
+        let matches = rules.match_begun(&batch, terms.scope, &skips, &begun);
+        Self { batch, matches, sums: Sums::default(), skips, next: 0, begun, leads: HashMap::new() }
+    }
+
+    /// Whether one statement cannot decide what is left.
+    pub(super) fn is_wide(&self, terms: &Terms) -> bool {
+        self.matches.candidates.len() - self.next > terms.most_slots
+    }
+
+    /// What the store is asked next: as many slots as one statement should decide.
+    pub(super) fn request(&self, publication_id: Uuid, terms: &Terms) -> ClaimRequest {
+        let wanted = self.wanted(terms);
+        let is_last = self.next + wanted.len() == self.matches.candidates.len();
+        // Where a record leads triggers already, it is for us to count: the statement sees only its own slots.
+        let in_one = self.next == 0 && is_last && self.begun.is_empty();
+        let goes_on = !in_one && !wanted.is_empty();
+        ClaimRequest { publication_id, spans: self.spans(), wanted, goes_on }
+    }
+
+    fn wanted(&self, terms: &Terms) -> Vec<Wanted> {
+        let Self { batch, matches, .. } = self;
+        let mut texts = Texts::new(&terms.celery, &terms.topic, batch, &matches.rules);
+        let mut wanted = |candidate: &Candidate| {
+            let signal = &batch.signals()[candidate.signal as usize];
+            let ticker = if candidate.ticker == WHOLE { "" } else { batch.text(batch.mention(candidate.mentions[0]).ticker) };
+            Wanted {
+                text: texts.text(candidate, ticker),
+                pipeline_id: matches.rules.pipeline_id(candidate.pipeline),
+                ticker: ticker.to_owned(),
+                partition: signal.partition,
+                offset: signal.offset,
+                shared: candidate.shared,
+            }
+        };
+        let mut bytes = 0;
+        let mut taken = Vec::new();
+        for candidate in self.matches.candidates[self.next..].iter().take(terms.most_slots) {
+            if bytes > MOST_BYTES {
+                break;
+            }
+            let one = wanted(candidate);
+            bytes += one.text.kwargs.len();
+            taken.push(one);
+        }
+        taken
+    }
+
+    /// The records, and what is known of them before the claim.
+    fn spans(&self) -> Vec<(PartitionSpan, PartitionCounts)> {
+        let mut counts = self.matches.counts.clone();
+        for (signal, is_known) in &self.leads {
+            let count = counts.entry(self.batch.signals()[*signal as usize].partition).or_default();
+            match (self.begun.contains(signal), is_known) {
+                (true, _) => count.triggered += 1,
+                (false, true) => count.redelivered += 1,
+                (false, false) => count.busy += 1,
+            }
+        }
+        let spans = self.batch.offsets.spans().iter();
+        spans.map(|span| (*span, counts.get(&span.partition).copied().unwrap_or_default())).collect()
+    }
+
+    /// Takes an answer in.
+    pub(super) fn decided(&mut self, request: &ClaimRequest, claimed: &Claimed, begun: &mut Begun) {
+        self.sums.parts += 1;
+        self.sums.enqueued += claimed.won.len();
+        self.sums.known += claimed.known.len();
+        self.sums.unknown_statuses.extend(claimed.unknown_statuses.iter().cloned());
+        if !request.goes_on {
+            for span in self.batch.offsets.spans() {
+                begun.retain(|(partition, offset)| *partition != span.partition || *offset >= span.next_offset);
+            }
+            return;
+        }
+        let candidates = &self.matches.candidates[self.next..self.next + request.wanted.len()];
+        for (position, candidate) in candidates.iter().enumerate() {
+            *self.leads.entry(candidate.signal).or_insert(true) &= claimed.known.binary_search(&position).is_ok();
+        }
+        for won in &claimed.won {
+            self.begun.insert(candidates[*won].signal);
+            begun.insert((request.wanted[*won].partition, request.wanted[*won].offset));
+        }
+        self.next += request.wanted.len();
+    }
+
+    /// When the records that lead what was won were written, in milliseconds since 1970.
+    pub(super) fn leads(&self, request: &ClaimRequest, claimed: &Claimed) -> impl Iterator<Item = i64> {
+        let first = if request.goes_on { self.next - request.wanted.len() } else { self.next };
+        let signal = move |won: &usize| self.matches.candidates[first + won].signal;
+        claimed.won.iter().map(signal).map(|signal| self.batch.signals()[signal as usize].record_time_ms)
+    }
+
+    /// Lets other signals lead where the ledger knows the first. Slots that are decided keep their leaders.
+    pub(super) fn skip(&mut self, known: &[usize], terms: &Terms) {
+        self.skips.extend(known.iter().map(|position| {
+            let candidate = &self.matches.candidates[self.next + position];
+            Skip { pipeline: candidate.pipeline, ticker: candidate.ticker, signal: candidate.signal }
+        }));
+        self.matches = self.matches.rules.match_begun(&self.batch, terms.scope, &self.skips, &self.begun);
+    }
+
+    /// Takes signals whose text cannot be stored for bad records, and begins anew: what was decided is found again.
+    pub(super) fn refuse(&mut self, refused: &[usize], terms: &Terms, begun: &Begun) -> Vec<Rejected> {
+        let signals = refused.iter().map(|position| self.matches.candidates[self.next + position].signal).collect();
+        let refused = self.batch.refuse(&signals, Reason::Unstorable).to_vec();
+        self.restart(terms, begun);
+        refused
+    }
+
+    /// Begins anew, for positions have moved.
+    pub(super) fn restart(&mut self, terms: &Terms, begun: &Begun) {
+        self.skips.clear();
+        self.leads.clear();
+        self.next = 0;
+        self.begun = positions(&self.batch, begun);
+        self.matches = self.matches.rules.match_begun(&self.batch, terms.scope, &self.skips, &self.begun);
+    }
+}
+
+/// Which signals of the batch lead triggers already.
+fn positions(batch: &Batch, begun: &Begun) -> HashSet<u32> {
+    if begun.is_empty() {
+        return HashSet::new();
+    }
+    let is_begun = |(position, signal): (u32, &crate::intake::Signal)| {
+        begun.contains(&(signal.partition, signal.offset)).then_some(position)
+    };
+    (0..).zip(batch.signals()).filter_map(is_begun).collect()
+}
+
+#[cfg(test)]
+mod tests;

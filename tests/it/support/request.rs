@@ -1,0 +1,38 @@
+//! A batch of one record that wants whole pipelines, for tests of the store alone.
+
+use trigger_dispatcher::intake::{PartitionSpan, Start};
+use trigger_dispatcher::rules::PartitionCounts;
+use trigger_dispatcher::store::{ClaimRequest, Wanted};
+use trigger_dispatcher::tasks::{TriggerText, trigger_id};
+use uuid::Uuid;
+
+/// What a task is told, with characters that not every way carries.
+pub(crate) fn kwargs(pipeline_id: &Uuid, offset: i64) -> String {
+    format!(r#"{{"pipeline_id": "{pipeline_id}", "text": "Zürich \"🚀\" {offset}"}}"#)
+}
+
+pub(crate) fn request(start: Start, offset: i64, pipelines: &[Uuid]) -> ClaimRequest {
+    let Start { partition, epoch, .. } = start;
+    let span =
+        PartitionSpan { partition, epoch, first_offset: offset, next_offset: offset + 1, consumed: 1, invalid: 0, stale: 0 };
+    let signal_id = format!("signal {partition} {offset}");
+    let wanted = |pipeline_id: &Uuid| Wanted {
+        text: TriggerText {
+            trigger_id: trigger_id(*pipeline_id, "", &signal_id),
+            signal_id: signal_id.clone(),
+            symbol: "AAPL".to_owned(),
+            kwargs: kwargs(pipeline_id, offset),
+        },
+        pipeline_id: *pipeline_id,
+        ticker: String::new(),
+        partition,
+        offset,
+        shared: false,
+    };
+    ClaimRequest {
+        publication_id: Uuid::new_v4(),
+        spans: vec![(span, PartitionCounts::default())],
+        wanted: pipelines.iter().map(wanted).collect(),
+        goes_on: false,
+    }
+}
