@@ -167,10 +167,11 @@ impl Matching<'_> {
                 }
             }
         }
-        match (leads, merges, known) {
+        // Merged is only what is merged everywhere: what it would lead elsewhere has the same word, skipped here or known to the claim.
+        match (leads, known, merges) {
             (true, ..) => Outcome::Leads,
-            (_, true, _) => Outcome::Merged,
-            (_, _, true) => Outcome::Known,
+            (_, true, _) => Outcome::Known,
+            (_, _, true) => Outcome::Merged,
             _ => Outcome::Unmatched,
         }
     }

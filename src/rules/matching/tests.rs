@@ -237,6 +237,12 @@ mod redelivery {
     }
 
     #[test]
+    fn a_signal_that_is_known_where_it_would_lead_and_merged_elsewhere_is_redelivered() {
+        let (slots, count) = skipping(&[about(&["MSFT"]), about(&["AAPL"])], Scope::Pipeline, &[skip(1, 1)]);
+        assert_eq!((slots.len(), slots[0].shared, count), (1, true, counts(0, 0, 1)));
+    }
+
+    #[test]
     fn a_known_signal_lends_no_tickers_to_the_one_that_leads() {
         let (slots, _) = skipping(&[about(&["MSFT"]), about(&["AAPL"])], Scope::Pipeline, &[skip(0, 0)]);
         assert_eq!((slots[0].pipeline, &slots[0].tickers), (1, &vec!["AAPL".to_owned()]));
