@@ -126,7 +126,7 @@ pub(crate) struct PacedOptions {
     /// Milliseconds that the sender's client waits for company.
     #[arg(long, default_value_t = 2)]
     linger_ms: u64,
-    /// Milliseconds that an execution takes; so long its pipeline is busy.
+    /// Milliseconds that an execution takes on average, from half to one and a half of it; so long its pipeline is busy.
     #[arg(long, default_value_t = 1_000)]
     execution_ms: u64,
     /// Runs, in turn.

@@ -1,10 +1,11 @@
 //! The workers' side: takes tasks out of the Redis list, notes when, and ends their executions some time later, so that
 //! the pipelines are idle again.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hdrhistogram::Histogram;
 use postgres::Client;
+use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use uuid::Uuid;
@@ -20,10 +22,12 @@ use uuid::Uuid;
 use crate::clock;
 use crate::platform::Platform;
 use crate::services::Services;
-use crate::signals::due_ns;
+use crate::signals::{below, due_ns, random};
 
 /// Tasks taken at once.
 const TAKEN: u32 = 1_000;
+/// Executions that end are noted at this interval, as many workers would with a statement each.
+const NOTED: Duration = Duration::from_millis(10);
 
 /// From 1 µs to an hour, with three digits.
 pub(crate) fn new_histogram() -> Histogram<u64> {
@@ -86,7 +90,8 @@ impl Workers {
                 Some(std::thread::Builder::new().name("beginner".into()).spawn(move || begin(client, &taken, &forward))?)
             }
         };
-        let reader = Reader { connection, list: list.to_owned(), window, execution, stop: Arc::clone(&stop), tasks };
+        let random = random(1, 4);
+        let reader = Reader { connection, list: list.to_owned(), window, execution, random, stop: Arc::clone(&stop), tasks };
         let reader = std::thread::Builder::new().name("reader".into()).spawn(move || reader.run())?;
         let ender = std::thread::Builder::new().name("ender".into()).spawn(move || end(client, &received, trace))?;
         Ok(Self { stop, reader, beginner, ender })
@@ -118,17 +123,18 @@ struct Reader {
     connection: redis::Connection,
     list: String,
     window: Window,
-    /// How long an execution takes.
+    /// How long an execution takes on average.
     execution: Duration,
+    random: ChaCha8Rng,
     stop: Arc<AtomicBool>,
     tasks: Sender<Task>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Task {
+    ends: Instant,
     execution_id: Uuid,
     pipeline_id: Uuid,
-    ends: Instant,
 }
 
 impl Reader {
@@ -153,7 +159,13 @@ impl Reader {
         }
     }
 
-    fn take(&self, message: &[u8], now: Instant, taken: &mut Taken) -> anyhow::Result<()> {
+    /// From half to one and a half of the average. If all took the same, what began in one batch would end in one and be idle at
+    /// once, for ever: no latency would be measured but that of these floods.
+    fn length(&mut self) -> Duration {
+        self.execution / 2 + self.execution * below(&mut self.random, 1_000) / 1_000
+    }
+
+    fn take(&mut self, message: &[u8], now: Instant, taken: &mut Taken) -> anyhow::Result<()> {
         let message: Message<'_> = serde_json::from_slice(message)?;
         let body = BASE64.decode(message.body)?;
         let (_, kwargs, _): (IgnoredAny, Kwargs, IgnoredAny) = serde_json::from_slice(&body)?;
@@ -167,8 +179,8 @@ impl Reader {
         taken.tasks += 1;
         *taken.pipelines.entry(kwargs.pipeline_id).or_default() += 1;
         // Nobody ends tasks any more: its error is told when it is joined.
-        let ends = now + self.execution;
-        self.tasks.send(Task { execution_id, pipeline_id: kwargs.pipeline_id, ends }).ok();
+        let ends = now + self.length();
+        self.tasks.send(Task { ends, execution_id, pipeline_id: kwargs.pipeline_id }).ok();
         Ok(())
     }
 }
@@ -209,8 +221,8 @@ fn begin(mut client: Client, tasks: &Receiver<Task>, begun: &Sender<Task>) -> an
     Ok(())
 }
 
-/// Ends tasks until nobody hands any on, in their order; each statement takes all that are due. An execution that began or
-/// ended already breaks the primary key: a second task for it would not go unseen.
+/// Ends tasks, each when it is over, until nobody hands any on. An execution that began or ended already breaks the primary key: a
+/// second task for it would not go unseen.
 fn end(mut client: Client, tasks: &Receiver<Task>, trace: Trace) -> anyhow::Result<u64> {
     let sql = match trace {
         Trace::AtEnd => {
@@ -220,21 +232,33 @@ fn end(mut client: Client, tasks: &Receiver<Task>, trace: Trace) -> anyhow::Resu
             "update executions x set status = 'COMPLETED', finished_at = now() from unnest($1::uuid[], $2::uuid[]) as e (id, pipeline_id) where x.id = e.id"
         }
     };
-    let mut ended = 0;
-    let mut next = None;
-    while let Some(first) = next.take().or_else(|| tasks.recv().ok()) {
-        std::thread::sleep(first.ends.saturating_duration_since(clock::now()));
-        let mut batch = vec![first];
-        let now = clock::now();
-        for task in tasks.try_iter().take(5_000) {
-            if task.ends > now {
-                next = Some(task);
+    let statement = client.prepare(sql)?;
+    let (mut ended, mut noted, mut are_more) = (0, clock::now(), true);
+    let mut running = BinaryHeap::new();
+    while are_more || !running.is_empty() {
+        noted += NOTED;
+        while are_more {
+            match tasks.recv_timeout(noted.saturating_duration_since(clock::now())) {
+                Ok(task) => running.push(Reverse(task)),
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => are_more = false,
+            }
+            if clock::now() >= noted {
                 break;
             }
-            batch.push(task);
         }
-        let (executions, pipelines) = columns(&batch);
-        ended += client.execute(sql, &[&executions, &pipelines]).context("executions cannot be ended")?;
+        crate::clock::sleep_until(noted)?;
+        let now = clock::now();
+        noted = noted.max(now - NOTED);
+        let mut over = Vec::new();
+        while let Some(Reverse(task)) = running.peek().copied().filter(|Reverse(task)| task.ends <= now) {
+            over.push(task);
+            running.pop();
+        }
+        if !over.is_empty() {
+            let (executions, pipelines) = columns(&over);
+            ended += client.execute(&statement, &[&executions, &pipelines]).context("executions cannot be ended")?;
+        }
     }
     Ok(ended)
 }

@@ -180,6 +180,13 @@ impl State {
         !runs && !held
     }
 
+    /// Whether the wanted trigger was claimed before. Of a slot that another trigger keeps busy that is not asked: nothing can start.
+    fn knows(&self, wanted: &Wanted, now_ms: i64) -> bool {
+        let id = &wanted.text.trigger_id;
+        self.slots.get(&(wanted.pipeline_id, wanted.ticker.clone())).is_some_and(|slot| slot.trigger_id == *id)
+            || (self.is_idle(wanted.pipeline_id, &wanted.ticker, now_ms) && self.triggers.contains_key(id))
+    }
+
     fn decide(&mut self, request: &ClaimRequest, lease: Duration, now_ms: i64) -> Verdict {
         let state_of = |partition: i32| self.progress.get(&partition).copied().unwrap_or_default();
         let mut repeated = true;
@@ -210,7 +217,7 @@ impl State {
         if !fenced.is_empty() {
             return Verdict::Fenced(fenced);
         }
-        let known = positions(request, |wanted| self.triggers.contains_key(&wanted.text.trigger_id));
+        let known = positions(request, |wanted| self.knows(wanted, now_ms));
         if known.iter().any(|position| request.wanted[*position].shared) {
             return Verdict::Known(known);
         }

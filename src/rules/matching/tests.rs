@@ -353,9 +353,10 @@ mod oracle {
                     }
                 }
             }
-            let (mut leads, mut merges) = (false, false);
+            let (mut leads, mut is_known) = (false, false);
             for ((pipeline, slot_ticker), tickers) in &wanted {
                 if known.contains(&(*pipeline, slot_ticker.clone(), position)) {
+                    is_known = true;
                     continue;
                 }
                 expected.pairs += 1;
@@ -369,7 +370,6 @@ mod oracle {
                     shared: false,
                 });
                 leads |= is_first;
-                merges |= !is_first;
                 slot.shared |= !is_first;
                 for ticker in tickers {
                     if !slot.tickers.contains(ticker) {
@@ -378,11 +378,11 @@ mod oracle {
                 }
             }
             let count = expected.counts.entry(*partition).or_default();
-            match (wanted.is_empty(), leads, merges) {
+            match (wanted.is_empty(), leads, is_known) {
                 (true, ..) => count.0 += 1,
                 (_, true, _) => {}
-                (_, _, true) => count.1 += 1,
-                _ => count.2 += 1,
+                (_, _, true) => count.2 += 1,
+                _ => count.1 += 1,
             }
         }
         expected.slots = slots.into_values().collect();

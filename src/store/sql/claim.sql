@@ -20,26 +20,35 @@ fence as materialized (
     order by p.partition
     for update of p
 ),
-asked as materialized (
-    select c.*, t.trigger_id is not null as known, s.trigger_id is not null and not {over} as held
-    from unnest($13::uuid[], $14::uuid[], $15::text[], $16::text[], $17::text[], $18::text[], $19::int[], $20::bigint[], $21::bool[]) with ordinality
-        as c (trigger_id, pipeline_id, ticker, signal_id, symbol, kwargs, partition, record_offset, shared, position)
-    -- The limits keep these a look into an index for each slot, whatever size the plan was made for (postgres.rs).
-    left join lateral (
-        select trigger_id from dispatcher.triggers where trigger_id = c.trigger_id limit 1
-    ) t on true
-    -- Most slots that are taken are seen here, without a lock; the race for the rest is decided below.
-    left join lateral (
-        select * from dispatcher.slots where pipeline_id = c.pipeline_id and ticker = c.ticker and leased_until > now() limit 1
-    ) s on true
-),
--- Of a slot that is held nothing more is asked.
 candidate as materialized (
-    select c.*, c.held or e.busy as busy, e.unknown_status
-    from asked c
-    cross join lateral (
-        {busy}
-    ) e
+    select c.*, c.active is not null as busy,
+        -- Of a slot that is busy, the ledger is asked only what stands in the slot itself: whatever else it knows, nothing can start.
+        case
+            when c.own then true
+            when c.active is not null then false
+            else coalesce((select true from dispatcher.triggers t where t.trigger_id = c.trigger_id limit 1), false)
+        end as known
+    from (
+        -- Of a slot that is held, nothing more is asked.
+        select c.*, case when c.held then '' else ({busy}) end as active
+        from (
+            select c.*, s.trigger_id = c.trigger_id as own, case when s.leased_until > now() then not {over} else false end as held
+            -- Arrays side by side in a list, not in a function's arguments, which would be stored each by itself first.
+            from (
+                select unnest($13::uuid[]) as trigger_id, unnest($14::uuid[]) as pipeline_id, unnest($15::text[]) as ticker,
+                    unnest($19::int[]) as partition, unnest($20::bigint[]) as record_offset, unnest($21::bool[]) as shared,
+                    generate_series(1::bigint, cardinality($13::uuid[])) as position
+            ) c
+            -- The limit keeps this a look into an index for each slot, whatever size the plan was made for (postgres.rs). Most slots
+            -- that are taken are seen here, without a lock; the race for the rest is decided below.
+            left join lateral (
+                select * from dispatcher.slots where pipeline_id = c.pipeline_id and ticker = c.ticker limit 1
+            ) s on true
+            -- Each step's words are made once.
+            offset 0
+        ) c
+        offset 0
+    ) c
 ),
 verdict as materialized (
     select case
@@ -71,9 +80,12 @@ won as (
 ledger as (
     insert into dispatcher.triggers
         (trigger_id, pipeline_id, ticker, signal_id, symbol, topic, partition, record_offset, kwargs, leased_until, publication_id)
-    select trigger_id, pipeline_id, ticker, signal_id, symbol, $2, partition, record_offset, kwargs::json,
+    select i.trigger_id, i.pipeline_id, i.ticker, t.signal_id, t.symbol, $2, i.partition, i.record_offset, t.kwargs::json,
         now() + make_interval(secs => $23::float8), $22::uuid
-    from idle join won using (trigger_id)
+    from won
+    join idle i using (trigger_id)
+    -- Texts are large, and most are not needed.
+    join unnest($16::text[], $17::text[], $18::text[]) with ordinality as t (signal_id, symbol, kwargs, position) using (position)
 ),
 publication as (
     insert into dispatcher.publications (publication_id, trigger_ids) select $22::uuid, array_agg(trigger_id) from won having count(*) > 0
@@ -131,5 +143,5 @@ select
     coalesce((select array_agg(position order by position) from candidate join won using (trigger_id)), '{}') as won,
     coalesce((select array_agg(position order by position) from candidate where known), '{}') as known,
     coalesce((select array_agg(partition) from span s where not exists (select from fence f where f.partition = s.partition and mine and ahead)), '{}') as fenced,
-    coalesce((select array_agg(distinct unknown_status) from candidate where unknown_status is not null), '{}') as unknown_statuses
+    coalesce((select array_agg(distinct active) from candidate where active <> ''), '{}') as unknown_statuses
 from verdict v
