@@ -48,6 +48,7 @@ conformance! {
     a_partition_that_nobody_opened_is_fenced
     a_known_trigger_that_another_signal_could_lead_changes_nothing
     a_known_trigger_that_no_other_signal_could_lead_is_redelivered
+    what_is_known_is_told_of_a_slot_that_it_holds_or_that_is_idle_and_of_no_other
     the_counts_add_up
     a_record_that_leads_several_slots_is_counted_once
     an_active_execution_keeps_its_pipeline_busy
@@ -413,6 +414,29 @@ async fn a_known_trigger_that_no_other_signal_could_lead_is_redelivered<W: World
     let now = progress(world).await;
     assert_eq!((now.triggered, now.redelivered, now.busy), (1, 1, 0));
     assert_eq!(world.triggers().await, HashSet::from([id]));
+}
+
+/// The ledger need not be asked about a slot that is busy with something else, and nobody else is asked to lead there.
+async fn what_is_known_is_told_of_a_slot_that_it_holds_or_that_is_idle_and_of_no_other<W: World>(world: &W) {
+    let [a] = pipelines();
+    let mut claims = world.claims();
+    let start = open(&mut claims).await;
+    let (first, second) = (wanted(a, 0), wanted(a, 1));
+    let again = |offset: i64| request(start, offset..offset + 1, vec![Wanted { offset, shared: true, ..first.clone() }]);
+    let over = async |trigger: &Wanted| {
+        world.start_execution(trigger.text.trigger_id, a, None).await;
+        world.finish_execution(trigger.text.trigger_id, a).await;
+    };
+    won(&mut claims, &request(start, 0..1, vec![first.clone()])).await;
+    assert_eq!(claims.claim(&again(1)).await.unwrap(), Verdict::Known(vec![0]), "it holds the slot");
+    over(&first).await;
+    assert_eq!(won(&mut claims, &request(start, 1..2, vec![second.clone()])).await, [0]);
+    let busy = claimed(&mut claims, &again(2)).await;
+    assert_eq!((busy.won, busy.known), (vec![], vec![]), "another trigger holds it");
+    over(&second).await;
+    assert_eq!(claims.claim(&again(3)).await.unwrap(), Verdict::Known(vec![0]), "it is idle");
+    let now = progress(world).await;
+    assert_eq!((now.triggered, now.redelivered, now.busy), (2, 0, 1));
 }
 
 async fn the_counts_add_up<W: World>(world: &W) {
