@@ -7,21 +7,21 @@ use std::collections::VecDeque;
 
 use crate::intake::Batch;
 
-/// Bytes that may wait; beyond them nothing more is taken from the source, which has a bound of its own.
+/// Bytes that may be under way and wait; beyond them nothing more is taken from the source, which has a bound of its own.
 const MOST_BYTES: usize = 32 * 1024 * 1024;
 
-/// Batches under way, and those that wait.
+/// Batches under way, and what waits for them.
 #[derive(Debug)]
 pub(super) struct Backlog<P> {
     /// No two speak of the same partition.
     under_way: VecDeque<P>,
-    /// In the order of arrival.
-    waiting: VecDeque<Batch>,
+    /// All of it, as one batch: to decide it at once costs no more statements than the first of its batches alone would.
+    waiting: Batch,
 }
 
 impl<P> Default for Backlog<P> {
     fn default() -> Self {
-        Self { under_way: VecDeque::new(), waiting: VecDeque::new() }
+        Self { under_way: VecDeque::new(), waiting: Batch::default() }
     }
 }
 
@@ -33,13 +33,17 @@ impl<P: AsRef<Batch>> Backlog<P> {
 
     /// Whether one more batch may come.
     pub(super) fn has_room(&self) -> bool {
-        self.waiting.iter().map(Batch::bytes).sum::<usize>() < MOST_BYTES
+        let under_way: usize = self.under_way.iter().map(|pass| pass.as_ref().bytes()).sum();
+        under_way + self.waiting.bytes() < MOST_BYTES
     }
 
-    /// Adds a batch, behind all others of its partitions.
-    pub(super) fn push(&mut self, batch: Batch, begin: impl FnMut(Batch) -> P) {
-        self.waiting.push_back(batch);
-        self.begin(begin);
+    /// Adds a batch, behind all others of its partitions. What waits for nothing begins.
+    pub(super) fn push(&mut self, batch: Batch, begin: impl FnOnce(Batch) -> P) {
+        let mut taken = self.partitions_under_way();
+        taken.extend(self.waiting.offsets.partitions());
+        let (free, rest) = batch.split(&taken);
+        self.waiting.append(rest);
+        self.add(free, begin);
     }
 
     /// What is to go on next; what came last comes first.
@@ -59,23 +63,24 @@ impl<P: AsRef<Batch>> Backlog<P> {
 
     /// Forgets everything: what is not decided comes again.
     pub(super) fn clear(&mut self) {
-        self.under_way.clear();
-        self.waiting.clear();
+        *self = Self::default();
     }
 
     /// Begins whatever waits for nothing any more.
-    pub(super) fn begin(&mut self, mut begin: impl FnMut(Batch) -> P) {
-        let mut taken: Vec<i32> = self.under_way.iter().flat_map(|pass| pass.as_ref().offsets.partitions()).collect();
-        for batch in std::mem::take(&mut self.waiting) {
-            let (free, rest) = batch.split(&taken);
-            taken.extend(free.offsets.partitions().chain(rest.offsets.partitions()));
-            if !free.is_empty() {
-                self.under_way.push_front(begin(free));
-            }
-            if !rest.is_empty() {
-                self.waiting.push_back(rest);
-            }
+    pub(super) fn begin(&mut self, begin: impl FnOnce(Batch) -> P) {
+        let (free, rest) = std::mem::take(&mut self.waiting).split(&self.partitions_under_way());
+        self.waiting = rest;
+        self.add(free, begin);
+    }
+
+    fn add(&mut self, free: Batch, begin: impl FnOnce(Batch) -> P) {
+        if !free.is_empty() {
+            self.under_way.push_front(begin(free));
         }
+    }
+
+    fn partitions_under_way(&self) -> Vec<i32> {
+        self.under_way.iter().flat_map(|pass| pass.as_ref().offsets.partitions()).collect()
     }
 }
 
@@ -117,14 +122,15 @@ mod tests {
         backlog.push(batch(&[(1, 1)]), |batch| batch);
         let passed: Vec<_> = [(); 3].map(|()| places(backlog.next().as_ref())).to_vec();
         assert_eq!(passed, [vec![(2, 0)], vec![(1, 0)], vec![(0, 0)]]);
-        let waiting: Vec<_> = backlog.waiting.iter().map(|batch| places(Some(batch))).collect();
-        assert_eq!(waiting, [vec![(0, 1)], vec![(0, 2)], vec![(1, 1)]]);
+        assert_eq!(places(Some(&backlog.waiting)), [(0, 1), (0, 2), (1, 1)]);
 
+        let still = batch(&[(1, 0)]);
+        backlog.put_back(still);
         backlog.begin(|batch| batch);
-        let mut begun: Vec<_> = [(); 2].map(|()| places(backlog.next().as_ref())).to_vec();
-        begun.sort_unstable();
-        assert_eq!((begun, backlog.is_empty()), (vec![vec![(0, 1)], vec![(1, 1)]], true));
+        assert_eq!(places(backlog.next().as_ref()), [(0, 1), (0, 2)], "all that waited for the wide one, at once");
+        assert_eq!(places(Some(&backlog.waiting)), [(1, 1)]);
+        backlog.next();
         backlog.begin(|batch| batch);
-        assert_eq!(places(backlog.next().as_ref()), [(0, 2)]);
+        assert_eq!((places(backlog.next().as_ref()), backlog.waiting.is_empty()), (vec![(1, 1)], true));
     }
 }

@@ -29,6 +29,11 @@ impl Span {
         &text[self.start as usize..self.end as usize]
     }
 
+    /// The same piece of a text that stands behind another one of so many bytes.
+    fn moved(self, by: usize) -> Self {
+        if self.is_empty() { Self::default() } else { Self::new(self.start as usize + by, self.end as usize + by) }
+    }
+
     /// Whether there is no text.
     pub fn is_empty(self) -> bool {
         self.start == self.end
@@ -232,6 +237,38 @@ impl Batch {
         (self, rest)
     }
 
+    /// Adds the records of a batch that came later. What is bad of them is covered, and told no more.
+    pub fn append(&mut self, later: Self) {
+        if self.is_empty() {
+            *self = later;
+            return;
+        }
+        let (text, mentions) = (self.text.len(), self.mentions.len());
+        // Not twice as much as is needed: these are the largest batches there are, and few are added to one.
+        self.text.reserve_exact(later.text.len());
+        self.signals.reserve_exact(later.signals.len());
+        self.mentions.reserve_exact(later.mentions.len());
+        self.text.push_str(&later.text);
+        let mention = |position: u32| position.saturating_add(u32::try_from(mentions).unwrap_or(u32::MAX));
+        self.mentions.extend(later.mentions.into_iter().map(|known| Mention {
+            ticker: known.ticker.moved(text),
+            bias: known.bias.moved(text),
+            ..known
+        }));
+        self.signals.extend(later.signals.into_iter().map(|signal| Signal {
+            payload: signal.payload.moved(text),
+            stated_id: signal.stated_id.moved(text),
+            signal_type: signal.signal_type.moved(text),
+            first_mention: mention(signal.first_mention),
+            end_mention: mention(signal.end_mention),
+            ..signal
+        }));
+        self.rejected.extend(later.rejected);
+        self.rejected_bytes += later.rejected_bytes;
+        self.offsets.append(&later.offsets);
+        self.oldest = self.oldest.or(later.oldest);
+    }
+
     /// Leaves the records of some partitions out: another instance decides them.
     pub fn remove(&mut self, partitions: &[i32]) {
         self.offsets.remove(partitions);
@@ -265,6 +302,31 @@ mod tests {
         assert_eq!((again.signals(), again.rejected()), (fresh.signals(), fresh.rejected()));
         assert!(again.signals().iter().zip(fresh.signals()).all(|(a, b)| again.mentions(a) == fresh.mentions(b)));
         assert_eq!(again.text, fresh.text);
+    }
+
+    #[test]
+    fn a_batch_and_a_later_one_are_what_one_batch_of_both_would_be() {
+        let (mut first, mut later) = (Batch::default(), Batch::default());
+        let mut both = Batch::default();
+        for offset in 0..40 {
+            let payload = match offset % 4 {
+                0 => r#"{"signal_id": "x", "signal_type": "news", "tickers": [{"ticker": "aapl", "signal": "BULLISH"}]}"#.to_owned(),
+                1 => "not a signal".to_owned(),
+                _ => format!(r#"{{"tickers": [{{"ticker": "T{offset}"}}, {{"ticker": "TSLA", "confidence": 7}}]}}"#),
+            };
+            let (payload, time_ms) = (Some(payload.as_bytes()), i64::from(offset % 7 != 0));
+            let record = Record { partition: offset % 3, offset: i64::from(offset), time_ms, key: None, payload, headers: &Vec::new };
+            for batch in [if offset < 17 { &mut first } else { &mut later }, &mut both] {
+                batch.push(&record, 7, 1, clock::now());
+            }
+        }
+        let mut empty = Batch::default();
+        empty.append(first);
+        empty.append(later);
+        empty.append(Batch::default());
+        assert_eq!((empty.bytes(), &empty.text, empty.offsets.spans()), (both.bytes(), &both.text, both.offsets.spans()));
+        assert_eq!((empty.signals(), empty.rejected()), (both.signals(), both.rejected()));
+        assert_eq!((&empty.mentions, empty.oldest.is_some()), (&both.mentions, true));
     }
 
     #[test]

@@ -67,6 +67,22 @@ impl Offsets {
         self.spans.iter().find(|span| span.partition == partition)
     }
 
+    /// Covers what a later batch of the same assignments covers.
+    pub fn append(&mut self, later: &Self) {
+        for span in &later.spans {
+            match self.spans.iter_mut().find(|known| known.partition == span.partition) {
+                Some(known) => {
+                    known.next_offset = span.next_offset;
+                    known.consumed += span.consumed;
+                    known.invalid += span.invalid;
+                    known.stale += span.stale;
+                }
+                None => self.spans.push(*span),
+            }
+        }
+        self.last = 0;
+    }
+
     /// Leaves partitions out: another instance decides their records.
     pub fn remove(&mut self, partitions: &[i32]) {
         self.spans.retain(|span| !partitions.contains(&span.partition));
