@@ -58,10 +58,12 @@ kafka_start() {
     kafka_java kafka.tools.StorageTool format -t "$(new_cluster_id)" -c "$config" >>"$(log_file kafka)" 2>&1 ||
       die "Kafka could not format its folder, see $(log_file kafka)"
   fi
-  launch kafka java "${KAFKA_JAVA_OPTIONS[@]}" -Xms256m -Xmx768m -cp "$(kafka_jars)/*" kafka.Kafka "$config"
+  launch kafka java "${KAFKA_JAVA_OPTIONS[@]}" "${KAFKA_BROKER_OPTIONS[@]}" -Xms256m -Xmx768m -cp "$(kafka_jars)/*" kafka.Kafka "$config"
 }
 
 KAFKA_JAVA_OPTIONS=(-Dlog4j2.configurationFile="$SCRIPTS/kafka/log4j2.properties" -Djava.awt.headless=true -XX:+ExitOnOutOfMemoryError)
+# As Kafka's own scripts start a broker: with Java's defaults a collection may stop it for 200 ms.
+KAFKA_BROKER_OPTIONS=(-server -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:InitiatingHeapOccupancyPercent=35 -XX:+ExplicitGCInvokesConcurrent)
 
 kafka_java() { java "${KAFKA_JAVA_OPTIONS[@]}" -cp "$(kafka_jars)/*" "$@"; }
 

@@ -16,7 +16,8 @@ fence as materialized (
         coalesce(p.next_offset >= s.next_offset, false) or $22::uuid = any (p.parts) as behind
     from dispatcher.progress p
     join span s using (partition)
-    where p.consumer_group = $1 and p.topic = $2
+    -- The partitions by name too: else every row of the topic is read, whoever owns it.
+    where p.consumer_group = $1 and p.topic = $2 and p.partition = any ($3::int[])
     order by p.partition
     for update of p
 ),
@@ -94,11 +95,12 @@ publication as (
 -- would be a deadlock, for it waits for slots that we hold.
 confirmed as (
     update dispatcher.publications set enqueued_at = now()
-    where publication_id in (
+    -- An array, not a join, which was a scan of all publications wherever the plan was made while there were few.
+    where publication_id = any (array(
         select publication_id from dispatcher.publications
         where publication_id = any ($24::uuid[]) and enqueued_at is null
         for update skip locked
-    )
+    ))
 ),
 record as (
     select c.partition, c.record_offset, bool_or(w.trigger_id is not null) as triggered, bool_and(c.known) as known
@@ -129,13 +131,13 @@ moved as (
         parts_until = case when p.parts_until > s.next_offset then p.parts_until end,
         updated_at = now()
     from span s left join counted c using (partition), verdict v
-    where v.word = 'claimed' and not $27::bool and p.consumer_group = $1 and p.topic = $2 and p.partition = s.partition
+    where v.word = 'claimed' and not $27::bool and p.consumer_group = $1 and p.topic = $2 and p.partition = any ($3::int[]) and p.partition = s.partition
 ),
 begun as (
     update dispatcher.progress p
     set parts = p.parts || $22::uuid, parts_until = greatest(p.parts_until, s.next_offset), updated_at = now()
     from span s, verdict v
-    where v.word = 'claimed' and $27::bool and p.consumer_group = $1 and p.topic = $2 and p.partition = s.partition
+    where v.word = 'claimed' and $27::bool and p.consumer_group = $1 and p.topic = $2 and p.partition = any ($3::int[]) and p.partition = s.partition
 )
 select
     v.word,
