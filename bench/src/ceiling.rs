@@ -1,5 +1,5 @@
-//! The ceiling: a bare consumer that only counts, in a process of its own, on the same topic and with the settings that the
-//! dispatcher's consumer has. What the dispatcher adds to this is its price.
+//! The ceiling: a bare consumer that only counts, in a process of its own, on the same topic and with the settings of the
+//! dispatcher's consumer, but for more room to read ahead. What the dispatcher adds to this is its price.
 
 use std::time::Duration;
 

@@ -3,11 +3,13 @@
 //! A latency counts from the moment at which the signal was due to be sent, not from when it was: a stall of the sender
 //! or of anything behind it is seen in every signal that it delays.
 
+use std::sync::Once;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::ceiling::{self, Call};
 use crate::clock::{now, sleep_until, wait_for};
 use crate::group::Group;
 use crate::instance::{Instance, Setting};
@@ -17,7 +19,7 @@ use crate::platform::{Platform, Shape};
 use crate::queue::{List, Taken, Trace, Window, Workers};
 use crate::results::{Cost, complain, percentiles, round, say, warn_of_forgotten};
 use crate::services::Services;
-use crate::signals::{BYTES, Signals};
+use crate::signals::{BYTES, Signals, Spread};
 use crate::statements;
 use crate::subject::{Kind, Subject};
 
@@ -25,6 +27,29 @@ use crate::subject::{Kind, Subject};
 const TICK: Duration = Duration::from_micros(500);
 /// A sender that is later than this shows a machine that is too busy rather than a slow dispatcher.
 const LATE: Duration = Duration::from_millis(50);
+
+/// How long Kafka is warmed up.
+const WARMING: u64 = 25;
+
+/// Lets a broker that was just started compile what it runs most: in its first half minute it takes up to a second to acknowledge
+/// what takes it some milliseconds later, and that would be taken for the dispatcher's latency.
+///
+/// # Errors
+/// Kafka does not take or give the signals.
+fn warm_kafka(services: &Services) -> anyhow::Result<()> {
+    const RATE: u64 = 10_000;
+    let total = RATE * WARMING;
+    say(&format!("warming Kafka up for {WARMING} s"));
+    let topic = Topic::create(services, &crate::suite::name(), 4)?;
+    let producer = topic.producer("lz4", Duration::from_millis(2))?;
+    let sending = Sending { start: now(), begin_ns: 0, rate: RATE, first: 0, total };
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| ceiling::measure(&topic, total, Call::Poll, None));
+        sending.run(producer, Signals::new(1, Spread::Uniform))?;
+        reader.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the reader broke off")))?;
+        Ok(())
+    })
+}
 
 /// A flow of signals, at one rate after the other.
 #[derive(Debug, Clone)]
@@ -92,6 +117,10 @@ impl Flow {
         name: &str,
         mut tell: impl FnMut(Value) -> anyhow::Result<()>,
     ) -> anyhow::Result<String> {
+        static IS_WARM: Once = Once::new();
+        let mut warmed = Ok(());
+        IS_WARM.call_once(|| warmed = warm_kafka(services));
+        warmed?;
         let topic = Topic::create(services, name, self.partitions)?;
         let mut platform = Platform::create(services, name, &self.shape, &self.subject.migrate)?;
         statements::tell_planning(&mut platform.admin, &platform.role)?;

@@ -41,7 +41,7 @@ struct Running {
 impl Instances {
     pub(crate) fn new(variables: Vec<(String, String)>, evidence: &Arc<Evidence>) -> anyhow::Result<Self> {
         // Built beside this one.
-        let program = std::env::current_exe()?.with_file_name("trigger-dispatcher");
+        let program = std::env::current_exe()?.with_file_name("dispatcher-under-test");
         Ok(Self { program, variables, evidence: Arc::clone(evidence), running: Default::default() })
     }
 
@@ -55,7 +55,7 @@ impl Instances {
 
     pub(crate) fn migrate(&self) -> anyhow::Result<()> {
         let output = self.command("migrate").output().with_context(|| format!("cannot run {}", self.program.display()))?;
-        anyhow::ensure!(output.status.success(), "trigger-dispatcher migrate: {}", String::from_utf8_lossy(&output.stderr));
+        anyhow::ensure!(output.status.success(), "migrate: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
 

@@ -310,12 +310,14 @@ mod tests {
         let mut both = Batch::default();
         for offset in 0..40 {
             let payload = match offset % 4 {
-                0 => r#"{"signal_id": "x", "signal_type": "news", "tickers": [{"ticker": "aapl", "signal": "BULLISH"}]}"#.to_owned(),
+                0 => r#"{"signal_id": "x", "signal_type": "news", "tickers": [{"ticker": "aapl", "signal": "BULLISH"}]}"#
+                    .to_owned(),
                 1 => "not a signal".to_owned(),
                 _ => format!(r#"{{"tickers": [{{"ticker": "T{offset}"}}, {{"ticker": "TSLA", "confidence": 7}}]}}"#),
             };
             let (payload, time_ms) = (Some(payload.as_bytes()), i64::from(offset % 7 != 0));
-            let record = Record { partition: offset % 3, offset: i64::from(offset), time_ms, key: None, payload, headers: &Vec::new };
+            let record =
+                Record { partition: offset % 3, offset: i64::from(offset), time_ms, key: None, payload, headers: &Vec::new };
             for batch in [if offset < 17 { &mut first } else { &mut later }, &mut both] {
                 batch.push(&record, 7, 1, clock::now());
             }
