@@ -249,7 +249,9 @@ fn end(mut client: Client, tasks: &Receiver<Task>, trace: Trace) -> anyhow::Resu
         }
         crate::clock::sleep_until(noted)?;
         let now = clock::now();
-        noted = noted.max(now - NOTED);
+        if now > noted + NOTED {
+            noted = now;
+        }
         let mut over = Vec::new();
         while let Some(Reverse(task)) = running.peek().copied().filter(|Reverse(task)| task.ends <= now) {
             over.push(task);
