@@ -24,6 +24,14 @@ impl Drop for Companion {
     }
 }
 
+/// Runs what takes the processor for long on a thread of its own, so that no task has to wait for it.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
 /// A named task of the service. When one ends, for whatever reason, all are told to stop.
 #[derive(Debug)]
 pub struct Task {

@@ -23,7 +23,7 @@ pub struct Rule {
     pub pipeline_id: Uuid,
     /// Its owner.
     pub user_id: Option<String>,
-    /// Trimmed and in upper case, each once.
+    /// Trimmed and in upper case, as often as they are named; the index takes each once.
     pub tickers: Vec<String>,
     /// Any of these accepts a signal; none accepts every signal.
     pub subscriptions: Vec<Subscription>,
@@ -68,7 +68,7 @@ fn tickers(json: Option<&str>) -> Result<Vec<String>, String> {
     for value in list(json, "tickers")? {
         let Value::String(text) = value else { return Err("a ticker is not a text".to_owned()) };
         let ticker = text.trim().to_uppercase();
-        if !ticker.is_empty() && !tickers.contains(&ticker) {
+        if !ticker.is_empty() {
             tickers.push(ticker);
         }
     }
@@ -102,9 +102,9 @@ mod tests {
     }
 
     #[test]
-    fn tickers_are_trimmed_upper_cased_and_stand_once() {
+    fn tickers_are_trimmed_and_upper_cased() {
         let rule = Rule::try_from(&row(r#"[" aapl", "AAPL", "", "münch"]"#, None)).unwrap();
-        assert_eq!(rule.tickers, ["AAPL", "MÜNCH"]);
+        assert_eq!(rule.tickers, ["AAPL", "AAPL", "MÜNCH"]);
     }
 
     #[test]

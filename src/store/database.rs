@@ -1,9 +1,8 @@
 //! Sessions with PostgreSQL, and what can go wrong in them. Does IO.
 
-use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::TryStreamExt as _;
+use futures_util::future::join;
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::UnboundedSender;
@@ -13,6 +12,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, NoTls, Row, Socket, Statement, tls::TlsStream};
 
 use super::tls;
+use crate::clock;
 use crate::config::{PostgresConfig, SslMode};
 use crate::supervise::Companion;
 
@@ -20,6 +20,8 @@ use crate::supervise::Companion;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a statement may take on the client's side; the server gives up earlier.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(40);
+/// Rows that are read at a time: some milliseconds of the server's work, and of ours.
+const SLICE: u32 = 1_000;
 /// What every session is told. One hung claimer must not stall the others, and no plan may be made for arrays of
 /// another size (the claim has a plan for all sizes: postgres.rs).
 const SESSION: &str = "set application_name = 'trigger-dispatcher'; set timezone = 'UTC'; set statement_timeout = '30s';
@@ -164,16 +166,28 @@ impl Connection {
         self.within(self.client.query(sql, values)).await
     }
 
-    /// Runs a statement and hands on each row as it comes, so that they are never all in memory.
-    pub(super) async fn each(&self, sql: &str, mut take: impl FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        let work = async {
-            let mut rows = pin!(self.client.query_raw(sql, std::iter::empty::<&str>()).await.map_err(StoreError::Postgres)?);
-            while let Some(row) = rows.try_next().await.map_err(StoreError::Postgres)? {
-                take(row)?;
+    /// Runs a statement and hands on its rows slice by slice, all of one moment, so that they are never all in memory. Whoever else
+    /// wants the processors has them after each slice for as long as it took, if `is_unhurried`.
+    pub(super) async fn each(
+        &self,
+        sql: &str,
+        is_unhurried: bool,
+        mut take: impl FnMut(&Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.batch(&format!("begin read only; set local cursor_tuple_fraction = 1; declare slices no scroll cursor for {sql}")).await?;
+        let fetch = self.prepare(&format!("fetch {SLICE} from slices"), &[]).await?;
+        let mut rows = self.query_prepared(&fetch, &[]).await?;
+        while !rows.is_empty() {
+            let began = clock::now();
+            // The server makes the next slice while this one is taken.
+            let (next, taken) = join(self.query_prepared(&fetch, &[]), async { rows.iter().try_for_each(&mut take) }).await;
+            taken?;
+            rows = next?;
+            if is_unhurried {
+                tokio::time::sleep(began.elapsed()).await;
             }
-            Ok(())
-        };
-        tokio::time::timeout(CLIENT_TIMEOUT, work).await.map_err(|_| StoreError::TimedOut(CLIENT_TIMEOUT))?
+        }
+        self.batch("commit").await
     }
 
     /// Runs a prepared statement that gives rows.

@@ -15,6 +15,7 @@ use super::{Database, StoreError, migrate};
 use crate::clock;
 use crate::retry::Backoff;
 use crate::rules::RuleSet;
+use crate::supervise;
 use crate::telemetry::Metrics;
 
 /// How long a burst of changes may go on before the next refresh: a NOTIFY after a quiet second is followed at once.
@@ -65,20 +66,21 @@ impl Refresher {
         // What was told before we read is in what we read.
         while notices.try_recv().is_ok() {}
         let started = clock::now();
-        let loaded = load(&connection).await?;
+        // The first time everything waits for the rules; later nobody does, and signals come first.
+        let loaded = load(&connection, self.loaded_at.is_some()).await?;
         self.session = Some((connection, notices));
-        self.take(loaded, started);
+        self.take(loaded, started).await;
         Ok(())
     }
 
-    fn take(&mut self, loaded: Loaded, started: Instant) {
+    async fn take(&mut self, loaded: Loaded, started: Instant) {
         for (pipeline_id, reason) in &loaded.skipped {
             if self.named.insert(*pipeline_id) {
                 tracing::warn!(event = "pipeline_skipped", %pipeline_id, reason);
             }
         }
         let skipped = loaded.skipped.len();
-        let rules = loaded.rules.index();
+        let rules = supervise::aside(|| loaded.rules.index()).await;
         let (pipelines, tickers) = (rules.len(), rules.tickers());
         let changed = self.rules.load().len() != pipelines || self.loaded_at.is_none();
         self.rules.store(Arc::new(rules));
@@ -97,7 +99,8 @@ impl Refresher {
         let mut backoff = Backoff::new("rules_refresh_failed");
         self.quiet(&stop).await;
         while !stop.is_cancelled() {
-            let pause = match self.refresh().await {
+            let Some(refreshed) = stop.run_until_cancelled(self.refresh()).await else { break };
+            let pause = match refreshed {
                 Ok(()) => {
                     backoff.recovered();
                     self.quiet(&stop).await;

@@ -16,7 +16,7 @@ pub(super) struct Loaded {
 }
 
 /// Reads every active signal pipeline.
-pub(super) async fn load(connection: &Connection) -> Result<Loaded, StoreError> {
+pub(super) async fn load(connection: &Connection, is_unhurried: bool) -> Result<Loaded, StoreError> {
     let [pipelines, scanners] = columns(connection, ["pipelines", "scanners"]).await?;
     let pipelines = pipelines.require("pipelines", &["id", "is_active", "trigger_mode"])?;
     let column = |name: &str| if pipelines.has(name) { format!("p.{name}::text") } else { "null::text".to_owned() };
@@ -36,7 +36,7 @@ pub(super) async fn load(connection: &Connection) -> Result<Loaded, StoreError> 
         column("signal_subscriptions"),
     );
     let mut loaded = Loaded::default();
-    let take = |row: Row| {
+    let take = |row: &Row| {
         let row = RuleRow {
             pipeline_id: row.try_get(0).map_err(StoreError::Answer)?,
             user_id: row.try_get(1).map_err(StoreError::Answer)?,
@@ -49,6 +49,6 @@ pub(super) async fn load(connection: &Connection) -> Result<Loaded, StoreError> 
         }
         Ok(())
     };
-    connection.each(&sql, take).await?;
+    connection.each(&sql, is_unhurried, take).await?;
     Ok(loaded)
 }
