@@ -83,8 +83,7 @@ impl Topic {
             .set("bootstrap.servers", &self.servers)
             .set("compression.type", compression)
             .set("linger.ms", linger.as_millis().to_string())
-            .set("queue.buffering.max.messages", "200000")
-            .set("enable.idempotence", "true");
+            .set("queue.buffering.max.messages", "200000");
         let client = config.create_with_context(context).context("Kafka's producer")?;
         Ok(Producer { client, topic: self.name.clone(), partitions: self.partitions, state })
     }

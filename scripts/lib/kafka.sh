@@ -58,7 +58,7 @@ kafka_start() {
     kafka_java kafka.tools.StorageTool format -t "$(new_cluster_id)" -c "$config" >>"$(log_file kafka)" 2>&1 ||
       die "Kafka could not format its folder, see $(log_file kafka)"
   fi
-  launch kafka java "${KAFKA_JAVA_OPTIONS[@]}" "${KAFKA_BROKER_OPTIONS[@]}" -Xms256m -Xmx768m -cp "$(kafka_jars)/*" kafka.Kafka "$config"
+  launch kafka java "${KAFKA_JAVA_OPTIONS[@]}" "${KAFKA_BROKER_OPTIONS[@]}" -Xms1g -Xmx1g -cp "$(kafka_jars)/*" kafka.Kafka "$config"
 }
 
 KAFKA_JAVA_OPTIONS=(-Dlog4j2.configurationFile="$SCRIPTS/kafka/log4j2.properties" -Djava.awt.headless=true -XX:+ExitOnOutOfMemoryError)
