@@ -2,20 +2,24 @@
 //!
 //! A bad record is written to the dead-letter topic before its offset can move. Offsets move in the store together
 //! with the claims; the broker gets the tasks next; Kafka hears of it last. A crash between any two steps leaves
-//! either nothing decided, or a publication that the sweeper takes up. A batch of very many slots goes through claim and
-//! broker part by part, and batches of other partitions pass by in between.
+//! either nothing decided, or a publication that the sweeper takes up. While the broker gets the tasks of one batch the store
+//! decides the next. A batch of very many slots goes through claim and broker part by part, and batches of other partitions
+//! pass by in between.
 
 mod backlog;
+mod outbox;
 mod pass;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::join;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::backlog::Backlog;
+use self::outbox::Outbox;
 use self::pass::{Begun, Pass};
 use crate::chaos::{self, Bug};
 use crate::config::{CeleryConfig, Scope};
@@ -28,6 +32,8 @@ use crate::telemetry::{Events, Metrics};
 
 /// How long confirmations wait for a claim to ride on before they are written by themselves.
 const CONFIRM_AFTER: Duration = Duration::from_millis(250);
+/// How long everything waits for the tasks of a claim to leave; then the next batch is decided meanwhile.
+const HEAD_START: Duration = Duration::from_millis(1);
 /// Slots that one statement decides at most, in production: so many take it some 100 ms, and other partitions wait no longer.
 pub const MOST_SLOTS: usize = 4_000;
 
@@ -52,7 +58,6 @@ pub struct Waits {
     dead_letter: Backoff,
     claim: Backoff,
     reopen: Backoff,
-    enqueue: Backoff,
     confirm: Backoff,
 }
 
@@ -64,7 +69,6 @@ impl Default for Waits {
             dead_letter: Backoff::new("dead_letter_failed"),
             claim: Backoff::new("claim_failed"),
             reopen: Backoff::new("reopen_failed"),
-            enqueue: Backoff::new("enqueue_failed"),
             confirm: Backoff::new("confirm_failed"),
         }
     }
@@ -98,52 +102,100 @@ pub struct Dispatcher<S, C, Q> {
 #[error("the intake is stalled: Kafka has records and none comes")]
 pub struct Stalled;
 
-impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
+impl<S: Source, C: Claims, Q: TaskQueue + 'static> Dispatcher<S, C, Q> {
     /// Runs until told to stop, then leaves the source in order.
     ///
     /// # Errors
     /// The source is stuck; it is not closed, for that may hang.
-    pub async fn run(mut self) -> Result<(), Stalled> {
-        let (mut backlog, mut begun) = (Backlog::default(), Begun::new());
+    pub async fn run(self) -> Result<(), Stalled> {
+        let Self { source, claims, queue, rules, terms, events, metrics, waits, stop } = self;
+        let mut outbox = Outbox::new(queue, stop.clone(), Arc::clone(&metrics));
+        let (backlog, begun) = (Backlog::default(), Begun::new());
+        let mut deciding = Deciding { source, claims, rules, terms, events, metrics, waits, stop, backlog, begun };
+        deciding.run(&mut outbox).await?;
+        // What was claimed leaves before we do.
+        if let Some(Ok(settled)) = outbox.left().await {
+            deciding.settle(settled).await;
+        }
+        // A publication that stays unconfirmed is taken up by a sweeper, and its guard makes that harmless.
+        if deciding.flush().await.is_err() {
+            tracing::warn!(event = "confirmations_unwritten");
+        }
+        deciding.source.close().await;
+        Ok(())
+    }
+}
+
+/// All that decides. What leaves is beside it, for both go on at the same time.
+struct Deciding<S, C> {
+    source: S,
+    claims: C,
+    rules: SharedRules,
+    terms: Terms,
+    events: Events,
+    metrics: Arc<Metrics>,
+    waits: Waits,
+    stop: CancellationToken,
+    backlog: Backlog<Pass>,
+    begun: Begun,
+}
+
+/// A claim whose tasks the broker has, or soon will.
+struct Settled {
+    request: ClaimRequest,
+    claimed: Claimed,
+    /// The batch, if this decided it to its end.
+    ended: Option<Box<Pass>>,
+}
+
+/// What the loop waits for.
+enum Event {
+    Arrival(Arrival),
+    Left(Result<Settled, Stopped>),
+}
+
+impl<S: Source, C: Claims> Deciding<S, C> {
+    async fn run<Q: TaskQueue + 'static>(&mut self, outbox: &mut Outbox<Q, Settled>) -> Result<(), Stalled> {
         while !self.stop.is_cancelled() {
-            let arrival = self.arrival(&backlog).await;
-            let is_new = arrival.is_some();
-            let done = match arrival {
-                Some(Arrival::Assigned(partitions)) => {
+            let event = self.event(outbox).await;
+            let is_new = matches!(event, Some(Event::Arrival(_)));
+            let done = match event {
+                Some(Event::Arrival(Arrival::Assigned(partitions))) => {
                     // Whatever is under way was read before, and is read again.
-                    backlog.clear();
-                    self.start(&partitions, &mut begun).await
+                    self.backlog.clear();
+                    self.start(&partitions).await
                 }
-                Some(Arrival::Batch(batch)) => self.receive(batch, &mut backlog, &begun).await,
-                Some(Arrival::Stalled) => return Err(Stalled),
-                Some(Arrival::Ended) => break,
+                Some(Event::Arrival(Arrival::Batch(batch))) => self.receive(batch).await,
+                Some(Event::Arrival(Arrival::Stalled)) => return Err(Stalled),
+                Some(Event::Arrival(Arrival::Ended)) => break,
+                Some(Event::Left(Ok(settled))) => {
+                    self.settle(settled).await;
+                    Ok(())
+                }
+                Some(Event::Left(Err(Stopped))) => Err(Stopped),
                 None => Ok(()),
             };
             // The source answers while we work, but only if it was asked: before the first of many parts too.
-            if is_new && done.is_ok() && backlog.peek().is_some_and(|pass| pass.is_wide(&self.terms)) {
+            if is_new && done.is_ok() && self.backlog.peek().is_some_and(|pass| pass.is_wide(&self.terms)) {
                 continue;
             }
-            if done == Err(Stopped) || self.go_on(&mut backlog, &mut begun).await == Err(Stopped) {
+            if done == Err(Stopped) || self.go_on(outbox).await == Err(Stopped) {
                 break;
             }
         }
-        // A publication that stays unconfirmed is taken up by a sweeper, and its guard makes that harmless.
-        if self.flush().await.is_err() {
-            tracing::warn!(event = "confirmations_unwritten");
-        }
-        self.source.close().await;
         Ok(())
     }
 
     /// What the source has: waited for only if there is nothing else to do, and not for ever.
-    async fn arrival(&mut self, backlog: &Backlog<Pass>) -> Option<Arrival> {
-        if !backlog.is_empty() {
-            return if backlog.has_room() { self.source.next().now_or_never() } else { None };
+    async fn event<Q: TaskQueue + 'static>(&mut self, outbox: &mut Outbox<Q, Settled>) -> Option<Event> {
+        if !self.backlog.is_empty() {
+            return if self.backlog.has_room() { self.source.next().now_or_never().map(Event::Arrival) } else { None };
         }
         tokio::select! {
             biased;
             () = self.stop.cancelled() => None,
-            arrival = self.source.next() => Some(arrival),
+            Some(left) = outbox.left() => Some(Event::Left(left)),
+            arrival = self.source.next() => Some(Event::Arrival(arrival)),
             () = tokio::time::sleep(CONFIRM_AFTER), if self.claims.has_unwritten() => {
                 // Only a stop ends this without success, and the loop sees it.
                 self.flush().await.ok();
@@ -152,33 +204,33 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
         }
     }
 
-    async fn start(&mut self, partitions: &[i32], begun: &mut Begun) -> Result<(), Stopped> {
+    async fn start(&mut self, partitions: &[i32]) -> Result<(), Stopped> {
         chaos::point("before_open");
         let Self { claims, waits, stop, .. } = self;
         let starts = until_done(&mut waits.open, stop, async || claims.open(partitions).await).await?;
-        self.find_begun(partitions, begun).await?;
+        self.find_begun(partitions).await?;
         chaos::point("after_open");
         let Self { source, waits, stop, .. } = self;
         until_done(&mut waits.start, stop, async || source.start(&starts).await).await
     }
 
     /// Asks which records lead triggers though no offset has passed them.
-    async fn find_begun(&mut self, partitions: &[i32], begun: &mut Begun) -> Result<(), Stopped> {
+    async fn find_begun(&mut self, partitions: &[i32]) -> Result<(), Stopped> {
         let Self { claims, waits, stop, .. } = self;
         let records = until_done(&mut waits.open, stop, async || claims.begun(partitions).await).await?;
-        begun.retain(|(partition, _)| !partitions.contains(partition));
-        begun.extend(records);
+        self.begun.retain(|(partition, _)| !partitions.contains(partition));
+        self.begun.extend(records);
         Ok(())
     }
 
     /// Takes a batch in.
-    async fn receive(&mut self, batch: Batch, backlog: &mut Backlog<Pass>, begun: &Begun) -> Result<(), Stopped> {
+    async fn receive(&mut self, batch: Batch) -> Result<(), Stopped> {
         chaos::point("after_fetch");
         self.events.received(&batch);
         chaos::point("before_dead_letter");
         self.dead_letter(batch.rejected()).await?;
         chaos::point("after_dead_letter");
-        backlog.push(batch, |batch| Pass::new(batch, &self.rules.load_full(), &self.terms, begun));
+        self.backlog.push(batch, |batch| Pass::new(batch, &self.rules.load_full(), &self.terms, &self.begun));
         Ok(())
     }
 
@@ -190,47 +242,47 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
         until_done(&mut waits.dead_letter, stop, async || source.dead_letter(rejected).await).await
     }
 
-    /// Takes one batch through the other stages: whole, or one part of it.
-    async fn go_on(&mut self, backlog: &mut Backlog<Pass>, begun: &mut Begun) -> Result<(), Stopped> {
-        let Some(mut pass) = backlog.next() else { return Ok(()) };
+    /// Takes one batch further: has it decided, whole or one part of it, while the tasks of the one before leave. Then its own may.
+    async fn go_on<Q: TaskQueue + 'static>(&mut self, outbox: &mut Outbox<Q, Settled>) -> Result<(), Stopped> {
+        let Some(mut pass) = self.backlog.next() else { return Ok(()) };
         chaos::point("before_claim");
-        if let Some((request, claimed)) = self.claim(&mut pass, begun).await? {
+        let (left, decided) = join(outbox.left(), self.claim(&mut pass)).await;
+        if let Some(left) = left {
+            self.settle(left?).await;
+        }
+        if let Some((request, claimed)) = decided? {
             chaos::point("after_claim");
-            if !request.goes_on && chaos::bug(Bug::CommitBeforePublish) {
-                self.commit(&pass.batch).await;
+            let goes_on = self.send(pass, request, claimed, outbox).await?;
+            // Most publications are small, and sooner in the broker if nothing else takes the processors from it at that moment.
+            // And the later the next batch is asked for, the more it holds.
+            if let Ok(Some(left)) = tokio::time::timeout(HEAD_START, outbox.left()).await {
+                self.settle(left?).await;
             }
-            self.enqueue(&request, &claimed).await?;
-            if !request.goes_on {
-                chaos::point("before_commit");
-                self.commit(&pass.batch).await;
-                chaos::point("after_commit");
-            }
-            self.tell(&pass, &request, &claimed);
-            if request.goes_on {
-                backlog.put_back(pass);
+            if goes_on {
                 return Ok(());
             }
+        } else {
+            self.source.give_back(pass.batch);
         }
-        self.source.give_back(pass.batch);
-        backlog.begin(|batch| Pass::new(batch, &self.rules.load_full(), &self.terms, begun));
+        self.backlog.begin(|batch| Pass::new(batch, &self.rules.load_full(), &self.terms, &self.begun));
         Ok(())
     }
 
     /// Lets the store decide the batch or its next part; `None` when nothing of it is ours any more.
-    async fn claim(&mut self, pass: &mut Pass, begun: &mut Begun) -> Result<Option<(ClaimRequest, Claimed)>, Stopped> {
+    async fn claim(&mut self, pass: &mut Pass) -> Result<Option<(ClaimRequest, Claimed)>, Stopped> {
         loop {
             // An id of its own for whatever is asked: what an earlier request with other texts has won stays that one's.
             let request = pass.request(Uuid::new_v4(), &self.terms);
             let Self { claims, waits, stop, .. } = self;
             match until_done(&mut waits.claim, stop, async || claims.claim(&request).await).await? {
                 Verdict::Claimed(claimed) => {
-                    pass.decided(&request, &claimed, begun);
+                    pass.decided(&request, &claimed, &mut self.begun);
                     return Ok(Some((request, claimed)));
                 }
                 // Another signal of the batch may lead where the ledger knows the first.
                 Verdict::Known(positions) => pass.skip(&positions, &self.terms),
                 Verdict::Refused(positions) => {
-                    let refused = pass.refuse(&positions, &self.terms, begun);
+                    let refused = pass.refuse(&positions, &self.terms, &self.begun);
                     self.events.rejected(&refused);
                     self.dead_letter(&refused).await?;
                 }
@@ -245,16 +297,23 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
                     }
                     // The request may have been applied before the partition went, and the reply was lost.
                     let ours: Vec<i32> = pass.batch.offsets.partitions().collect();
-                    self.find_begun(&ours, begun).await?;
-                    pass.restart(&self.terms, begun);
+                    self.find_begun(&ours).await?;
+                    pass.restart(&self.terms, &self.begun);
                 }
             }
         }
     }
 
-    async fn enqueue(&mut self, request: &ClaimRequest, claimed: &Claimed) -> Result<(), Stopped> {
-        if claimed.won.is_empty() {
-            return Ok(());
+    /// Sends the tasks of a claim on their way. A part that goes on goes back to what is under way; tells whether it was one.
+    async fn send<Q: TaskQueue + 'static>(
+        &mut self,
+        pass: Pass,
+        request: ClaimRequest,
+        claimed: Claimed,
+        outbox: &mut Outbox<Q, Settled>,
+    ) -> Result<bool, Stopped> {
+        if pass.sums.parts == 1 {
+            self.events.matched(&pass.batch, &pass.matches);
         }
         let task = |position: &usize| {
             let text = &request.wanted[*position].text;
@@ -262,40 +321,46 @@ impl<S: Source, C: Claims, Q: TaskQueue> Dispatcher<S, C, Q> {
         };
         let tasks = claimed.won.iter().map(task).collect();
         let publication = Publication { id: request.publication_id, expires: claimed.leased_until, tasks };
-        if chaos::bug(Bug::MarkBeforePublish) {
+        let leads = pass.leads(&request, &claimed).collect();
+        if !request.goes_on && chaos::bug(Bug::CommitBeforePublish) {
+            self.commit(&pass.batch).await;
+        }
+        if !claimed.won.is_empty() && chaos::bug(Bug::MarkBeforePublish) {
             self.claims.confirm(request.publication_id);
             self.flush().await?;
         }
-        chaos::point("before_publish");
-        let Self { queue, waits, stop, .. } = self;
-        let swallow = chaos::bug(Bug::PublishErrorSwallowed);
-        let publish = async || match queue.enqueue(&publication).await {
-            Err(_) if swallow => Ok(()),
-            result => result,
+        let ended = if request.goes_on {
+            self.backlog.put_back(pass);
+            None
+        } else {
+            Some(Box::new(pass))
         };
-        until_done(&mut waits.enqueue, stop, publish).await?;
-        chaos::point("after_publish");
-        self.claims.confirm(request.publication_id);
-        Ok(())
+        let goes_on = request.goes_on;
+        outbox.begin(publication, leads, Settled { request, claimed, ended });
+        Ok(goes_on)
+    }
+
+    /// What follows when the broker has the tasks of a claim.
+    async fn settle(&mut self, settled: Settled) {
+        let Settled { request, claimed, ended } = settled;
+        if !claimed.won.is_empty() {
+            self.claims.confirm(request.publication_id);
+        }
+        self.events.enqueued(&request.wanted, &claimed.won);
+        let Some(pass) = ended else { return };
+        let Pass { batch, matches, sums, .. } = *pass;
+        chaos::point("before_commit");
+        self.commit(&batch).await;
+        chaos::point("after_commit");
+        self.events.decided(&matches, sums.enqueued, sums.known, &sums.unknown_statuses);
+        self.metrics.decided(&batch, &matches, sums.enqueued, sums.known);
+        self.source.give_back(batch);
     }
 
     /// Last, always. A failure costs nothing: the store knows, and the next commit covers it.
     async fn commit(&mut self, batch: &Batch) {
         if let Err(error) = self.source.commit(&batch.offsets).await {
             tracing::warn!(event = "kafka_commit_failed", %error);
-        }
-    }
-
-    fn tell(&mut self, pass: &Pass, request: &ClaimRequest, claimed: &Claimed) {
-        let Pass { batch, matches, sums, .. } = pass;
-        if sums.parts == 1 {
-            self.events.matched(batch, matches);
-        }
-        self.events.enqueued(&request.wanted, &claimed.won);
-        self.metrics.enqueued(pass.leads(request, claimed));
-        if !request.goes_on {
-            self.events.decided(matches, sums.enqueued, sums.known, &sums.unknown_statuses);
-            self.metrics.decided(batch, matches, sums.enqueued, sums.known);
         }
     }
 

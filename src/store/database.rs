@@ -174,7 +174,8 @@ impl Connection {
         is_unhurried: bool,
         mut take: impl FnMut(&Row) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        self.batch(&format!("begin read only; set local cursor_tuple_fraction = 1; declare slices no scroll cursor for {sql}")).await?;
+        self.batch(&format!("begin read only; set local cursor_tuple_fraction = 1; declare slices no scroll cursor for {sql}"))
+            .await?;
         let fetch = self.prepare(&format!("fetch {SLICE} from slices"), &[]).await?;
         let mut rows = self.query_prepared(&fetch, &[]).await?;
         while !rows.is_empty() {

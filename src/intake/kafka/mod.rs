@@ -60,6 +60,8 @@ pub struct KafkaSource {
     thread: JoinHandle<()>,
     closed: oneshot::Receiver<()>,
     dead_letters: DeadLetters,
+    /// The intake was told that an arrival is wanted, and none has come since.
+    is_asked: bool,
 }
 
 impl KafkaSource {
@@ -96,7 +98,7 @@ impl KafkaSource {
             // The receiver is gone when nobody waits for the end.
             closed_tx.send(()).ok();
         })?;
-        Ok(Self { arrivals, commands, wanted, thread, closed, dead_letters })
+        Ok(Self { arrivals, commands, wanted, thread, closed, dead_letters, is_asked: false })
     }
 
     fn command(&self, command: Command) -> Result<(), Error> {
@@ -110,9 +112,15 @@ impl Source for KafkaSource {
     type Error = Error;
 
     async fn next(&mut self) -> Arrival {
-        self.wanted.store(true, Ordering::Release);
-        self.thread.thread().unpark();
-        self.arrivals.recv().await.unwrap_or(Arrival::Ended)
+        // One answer to one question, also where the wait for it was cancelled: a second one would be an older, smaller batch.
+        if !self.is_asked {
+            self.is_asked = true;
+            self.wanted.store(true, Ordering::Release);
+            self.thread.thread().unpark();
+        }
+        let arrival = self.arrivals.recv().await.unwrap_or(Arrival::Ended);
+        self.is_asked = false;
+        arrival
     }
 
     async fn start(&mut self, starts: &[Start]) -> Result<(), Error> {
