@@ -372,3 +372,6 @@ impl<S: Source, C: Claims> Deciding<S, C> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

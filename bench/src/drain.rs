@@ -137,5 +137,5 @@ impl Drain {
 }
 
 fn cost(services: &Services, platform: &mut Platform, instance: &Instance) -> anyhow::Result<Cost> {
-    Ok(Cost::so_far(services, instance.usage()?, statements::count(&mut platform.admin, &platform.role)?))
+    Ok(Cost::so_far(services, instance.usage()?, statements::so_far(&mut platform.admin, &platform.role)?))
 }

@@ -23,6 +23,15 @@ pub(crate) fn machine() -> Value {
     })
 }
 
+/// Seconds that the processors were busy so far, whoever with.
+pub(crate) fn busy() -> f64 {
+    // Of user, nice, system, idle, iowait, irq, softirq and steal: all but idle, iowait and steal, in clock ticks.
+    let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let ticks: Vec<f64> =
+        text.lines().next().unwrap_or_default().split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    [0, 1, 2, 5, 6].iter().filter_map(|field| ticks.get(*field)).sum::<f64>() / crate::process::TICKS
+}
+
 /// The load averages over 1, 5 and 15 minutes.
 pub(crate) fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();

@@ -10,6 +10,7 @@ mod ceiling;
 mod clock;
 mod cost;
 mod drain;
+mod floor;
 mod group;
 mod instance;
 mod kafka;
@@ -58,6 +59,9 @@ enum Command {
     /// Count a topic's records with a bare consumer (`drain` calls this).
     #[command(hide = true)]
     Count(ceiling::Options),
+    /// Signals to tasks without a database (`paced` calls this).
+    #[command(hide = true)]
+    Floor,
     /// How long a signal takes to become a task while signals come at a fixed rate.
     Paced(once::PacedOptions),
     /// The Python reference of the old service and a second contender, beside the dispatcher.
@@ -116,7 +120,7 @@ impl ArmOptions {
     fn cases(&self, arm: &str) -> anyhow::Result<Vec<Box<dyn suite::Case>>> {
         // Programs are started from another folder.
         let against = self.against.as_ref().map(|path| path.canonicalize().with_context(|| format!("{}", path.display())));
-        Ok(plan::cases(arm, &plan::Size { quick: self.quick, seed: self.seed, against: against.transpose()? }))
+        plan::cases(arm, &plan::Size { quick: self.quick, seed: self.seed, against: against.transpose()? })
     }
 }
 
@@ -161,6 +165,7 @@ fn main() -> ExitCode {
         Command::Drain(options) if options.load.matrix => matrix("drain", &options.load, options.runs),
         Command::Drain(options) => once::drain(options),
         Command::Count(options) => ceiling::count(options),
+        Command::Floor => floor::run(),
         Command::Paced(options) if options.load.matrix => matrix("paced", &options.load, options.runs),
         Command::Paced(options) => once::paced(options),
         Command::Rivals(options) => arm("rivals", options),

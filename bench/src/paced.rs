@@ -42,7 +42,7 @@ fn warm_kafka(services: &Services) -> anyhow::Result<()> {
     say(&format!("warming Kafka up for {WARMING} s"));
     let topic = Topic::create(services, &crate::suite::name(), 4)?;
     let producer = topic.producer("lz4", Duration::from_millis(2))?;
-    let sending = Sending { start: now(), begin_ns: 0, rate: RATE, first: 0, total };
+    let sending = Sending { start: now(), begin_ns: 0, rate: RATE, first: 0, timed: 0, total };
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| ceiling::measure(&topic, total, Call::Poll, None));
         sending.run(producer, Signals::new(1, Spread::Uniform))?;
@@ -172,6 +172,8 @@ impl Flow {
             "kafka_ack_ms": percentiles(&delivered.latency),
             "behind_ms": behind.map(|behind| round(behind.as_secs_f64() * 1e3, 0)),
             "statements_per_s": round((after.statements - before.statements) as f64 / seconds, 1),
+            "in_statements_percent": round((after.milliseconds - before.milliseconds) / seconds / 10.0, 0),
+            "busy_cores": round((after.busy - before.busy) / seconds, 2),
             "dispatcher_cpu_cores": round(after.cpu_since(before) / seconds, 3),
             "cpu_us_per_signal": each,
             "decided_per_s": round(*decided as f64 / seconds, 0),
@@ -195,7 +197,8 @@ impl Session<'_> {
         let life = (self.flow.execution, self.flow.trace);
         let workers = Workers::start(self.services, &self.platform, self.name, window, life)?;
         let producer = self.topic.producer(&self.flow.compression, Duration::from_millis(self.flow.linger_ms))?;
-        let sending = Sending { start: self.start, begin_ns: in_ns(first_due), rate, first: self.sent, total };
+        let timed = rate * warm_up;
+        let sending = Sending { start: self.start, begin_ns: in_ns(first_due), rate, first: self.sent, timed, total };
         let signals = Signals::new(self.flow.shape.seed + self.sent, self.flow.shape.spread);
         let sender: JoinHandle<anyhow::Result<(Delivered, Duration)>> =
             std::thread::Builder::new().name("sender".into()).spawn(move || sending.run(producer, signals))?;
@@ -255,7 +258,7 @@ impl Session<'_> {
     }
 
     fn cost(&mut self) -> anyhow::Result<Cost> {
-        let statements = statements::count(&mut self.platform.admin, &self.platform.role)?;
+        let statements = statements::so_far(&mut self.platform.admin, &self.platform.role)?;
         Ok(Cost::so_far(self.services, self.instance.usage()?, statements))
     }
 }
@@ -268,6 +271,8 @@ struct Sending {
     rate: u64,
     /// The number of the first signal.
     first: u64,
+    /// Acknowledgements of those before this one are not timed.
+    timed: u64,
     total: u64,
 }
 
@@ -282,7 +287,8 @@ impl Sending {
                 let ns = due(next);
                 late = late.max(elapsed - ns);
                 let number = self.first + next;
-                producer.send(number, signals.next(ns, number), Some(Due { start: self.start, ns }))?;
+                let due = (next >= self.timed).then_some(Due { start: self.start, ns });
+                producer.send(number, signals.next(ns, number), due)?;
                 next += 1;
             }
             crate::stop::check()?;

@@ -72,10 +72,10 @@ impl Size {
 }
 
 /// The cases of an arm.
-pub(crate) fn cases(arm: &str, size: &Size) -> Vec<Box<dyn Case>> {
-    match arm {
+pub(crate) fn cases(arm: &str, size: &Size) -> anyhow::Result<Vec<Box<dyn Case>>> {
+    Ok(match arm {
         "drain" => drain(size),
-        "paced" => paced(size),
+        "paced" => paced(size)?,
         "rivals" => rivals(size),
         "instances" => vec![Box::new(Instances {
             counts: vec![1, 2, 4],
@@ -89,7 +89,7 @@ pub(crate) fn cases(arm: &str, size: &Size) -> Vec<Box<dyn Case>> {
         "logs" => logs(size),
         "cost" => cost(size),
         _ => Vec::new(),
-    }
+    })
 }
 
 fn drained(arm: &'static str, variant: &str, preload: &Preload, until: u64, shape: Shape, subject: Subject) -> Box<dyn Case> {
@@ -129,14 +129,16 @@ fn drain(size: &Size) -> Vec<Box<dyn Case>> {
     ]
 }
 
-fn paced(size: &Size) -> Vec<Box<dyn Case>> {
+fn paced(size: &Size) -> anyhow::Result<Vec<Box<dyn Case>>> {
     let rates = size.pick(vec![100, 1_000, 10_000, 50_000, 100_000], vec![100, 10_000, 100_000]);
     let budget = |variant: &str, statements: u32| -> Box<dyn Case> {
         let ours = Subject::ours().with(&[set("DB_QUERIES_PER_SECOND", statements)]);
-        let flow = flow(rates.clone(), size.pick(4, 2), size.shape(1_000), ours);
+        let flow = flow(rates.clone(), size.pick(8, 4), size.shape(1_000), ours);
         Box::new(Paced { arm: "paced", variant: variant.to_owned(), flow })
     };
-    vec![budget(row::BUDGET, 30), budget(row::NO_BUDGET, 0)]
+    let floor = flow(vec![100, 10_000], size.pick(8, 4), size.shape(1_000), Subject::floor()?);
+    let floor = Box::new(Paced { arm: "paced", variant: "no database".to_owned(), flow: floor });
+    Ok(vec![budget(row::BUDGET, 30), budget(row::NO_BUDGET, 0), floor])
 }
 
 /// The contenders, in the order of the report: as published, and with what helps them most.

@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::Context as _;
 
 /// Clock ticks a second in /proc/PID/stat; the same on every Linux that Rust's standard library runs on.
-const TICKS: f64 = 100.0;
+pub(crate) const TICKS: f64 = 100.0;
 
 /// What a process has used so far.
 #[derive(Debug, Clone, Default)]

@@ -4,6 +4,7 @@ use hdrhistogram::Histogram;
 use postgres::Client;
 use serde_json::{Map, Value, json};
 
+use crate::machine;
 use crate::process::{Usage, family_cpu};
 use crate::services::Services;
 use crate::statements;
@@ -32,14 +33,24 @@ pub(crate) fn warn_of_forgotten(admin: &mut Client, before: i64) -> anyhow::Resu
 pub(crate) struct Cost {
     pub(crate) usage: Usage,
     pub(crate) statements: i64,
+    /// Milliseconds that these have run.
+    pub(crate) milliseconds: f64,
+    /// Seconds that all processors were busy.
+    pub(crate) busy: f64,
     services: Vec<(&'static str, f64)>,
 }
 
 impl Cost {
-    /// Reads all counters; `statements` are the dispatcher's so far.
-    pub(crate) fn so_far(services: &Services, usage: Usage, statements: i64) -> Self {
+    /// Reads all counters; `statements` are the dispatcher's so far, and how long they ran.
+    pub(crate) fn so_far(services: &Services, usage: Usage, (statements, milliseconds): (i64, f64)) -> Self {
         let cpu = |name| services.pid(name).map(|pid| (name, family_cpu(pid)));
-        Self { usage, statements, services: ["kafka", "postgres", "redis"].into_iter().filter_map(cpu).collect() }
+        Self {
+            usage,
+            statements,
+            milliseconds,
+            busy: machine::busy(),
+            services: ["kafka", "postgres", "redis"].into_iter().filter_map(cpu).collect(),
+        }
     }
 
     /// CPU of the dispatcher between two readings, in seconds.

@@ -4,12 +4,12 @@ use anyhow::Context as _;
 use postgres::Client;
 use serde_json::{Value, json};
 
-/// Statements that a role has made so far. Reads no texts, so that counting disturbs little.
-pub(crate) fn count(admin: &mut Client, role: &str) -> anyhow::Result<i64> {
-    let sql = "select coalesce(sum(calls), 0)::bigint from pg_stat_statements(false) s join pg_roles r on r.oid = s.userid
-               where r.rolname = $1";
+/// Statements that a role has made so far, and the milliseconds that they ran. Reads no texts, so that counting disturbs little.
+pub(crate) fn so_far(admin: &mut Client, role: &str) -> anyhow::Result<(i64, f64)> {
+    let sql = "select coalesce(sum(calls), 0)::bigint, coalesce(sum(total_exec_time), 0)::float8
+               from pg_stat_statements(false) s join pg_roles r on r.oid = s.userid where r.rolname = $1";
     let row = admin.query_one(sql, &[&role]).context("pg_stat_statements is needed to count statements")?;
-    Ok(row.get(0))
+    Ok((row.get(0), row.get(1)))
 }
 
 /// Statements that the server has forgotten so far; then its counts are too low.

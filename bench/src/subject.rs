@@ -54,6 +54,17 @@ impl Subject {
         }
     }
 
+    /// Who asks no database (floor.rs).
+    pub(crate) fn floor() -> anyhow::Result<Self> {
+        let program = std::env::current_exe()?;
+        Ok(Self {
+            kind: Kind::Contender,
+            migrate: PROGRAM.clone(),
+            arguments: vec!["floor".to_owned()],
+            ..Self::build("floor", &program)
+        })
+    }
+
     /// A module of bench/reference.
     pub(crate) fn contender(name: &str, python: &Path, module: &str) -> Self {
         Self {

@@ -188,6 +188,23 @@ async fn a_change_of_the_rules_is_seen_at_once() {
     wait_for("one pipeline", 20, || is_loaded(&dispatcher, 1).then_some(()));
 }
 
+#[tokio::test]
+async fn many_pipelines_are_read_to_the_last_at_the_start_and_later() {
+    let mut scene = Scene::new(1).await;
+    // Several slices, the last one full.
+    let sql = "insert into pipelines (id, user_id, name, is_active, trigger_mode, scanner_tickers)
+        select gen_random_uuid(), gen_random_uuid(), 'of many', true, 'signal', jsonb_build_array('T' || n) from generate_series(1, 3000) n";
+    scene.database.client.execute(sql, &[]).await.unwrap();
+    let dispatcher = scene.setting.start();
+    assert!(is_loaded(&dispatcher, 3_000));
+    scene.send(&[1, 1_000, 1_001, 2_000, 3_000].map(|number| signal(&number.to_string(), &format!("T{number}"))));
+    scene.enqueued(5);
+    let last = scene.database.pipeline("one more", &["LAST"]).await;
+    wait_for("one more", 20, || is_loaded(&dispatcher, 3_001).then_some(()));
+    scene.send(&[signal("last", "LAST")]);
+    assert!(scene.enqueued(6).contains(&last));
+}
+
 /// A role that may make its own schema, and otherwise only read what the dispatcher reads.
 async fn guest(scene: &mut Scene) {
     let role = unique("guest");

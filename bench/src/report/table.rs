@@ -20,12 +20,15 @@ const LATENCY: &[Column] = &[
     ("p99", "/latency_ms/p99", 1),
     ("p99.9", "/latency_ms/p99.9", 1),
     ("max", "/latency_ms/max", 1),
-    ("Kafka's ack p99", "/kafka_ack_ms/p99", 1),
+    ("Kafka's ack p50", "/kafka_ack_ms/p50", 1),
+    ("p99", "/kafka_ack_ms/p99", 1),
     ("sender late, most", "/sender_late_ms", 1),
     ("statements/s", "/statements_per_s", 0),
+    ("running, % of the time", "/in_statements_percent", 0),
     ("tasks/s", "/tasks_per_s", 0),
     ("cores", "/dispatcher_cpu_cores", 3),
     ("µs of CPU a signal", "/cpu_us_per_signal", 1),
+    ("cores in use by all", "/busy_cores", 1),
 ];
 const RIVALS: &[Column] = &[
     ("signals/s", "/signals_per_s", 0),
@@ -47,10 +50,12 @@ const INSTANCES: &[Column] = &[
 const CLAIMS: &[Column] = &[
     ("claims/s", "/claims_per_s", 0),
     ("statements/s", "/statements_per_s", 0),
+    ("running, % of the time", "/in_statements_percent", 0),
     ("p50 ms", "/latency_ms/p50", 0),
     ("p99", "/latency_ms/p99", 0),
     ("cores", "/dispatcher_cpu_cores", 2),
     ("PostgreSQL's CPU s", "/cost/services_cpu_s/postgres", 1),
+    ("cores in use by all", "/busy_cores", 1),
     ("peak MB", "/cost/peak_resident_mb", 0),
 ];
 const MEMORY: &[Column] =

@@ -1,0 +1,126 @@
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::*;
+use crate::config::{BatchConfig, Flush};
+use crate::intake::memory::{MemoryRecord, MemorySource, MemoryTopic};
+use crate::rules::{Rule, RuleSet};
+use crate::store::memory::{MemoryClaims, MemoryStore, PublicationState};
+
+/// A broker that takes a publication when it is told to.
+struct SlowQueue {
+    asked: UnboundedSender<usize>,
+    told: UnboundedReceiver<()>,
+}
+
+impl TaskQueue for SlowQueue {
+    type Error = Infallible;
+
+    async fn enqueue(&mut self, publication: &Publication) -> Result<(), Infallible> {
+        self.asked.send(publication.tasks.len()).ok();
+        // Its other end is kept until the test is over.
+        self.told.recv().await;
+        Ok(())
+    }
+}
+
+/// Everything around a dispatcher of two pipelines, each with a ticker of its own.
+struct Scene {
+    topic: MemoryTopic,
+    store: MemoryStore,
+    asked: UnboundedReceiver<usize>,
+    tell: UnboundedSender<()>,
+    stop: CancellationToken,
+}
+
+impl Scene {
+    fn new() -> (Self, Dispatcher<MemorySource, MemoryClaims, SlowQueue>) {
+        let (topic, store, stop) = (MemoryTopic::new(1), MemoryStore::default(), CancellationToken::new());
+        let ((asked_tx, asked), (tell, told)) = (unbounded_channel(), unbounded_channel());
+        let rule = |(number, ticker): (u128, &str)| Rule {
+            pipeline_id: Uuid::from_u128(number),
+            user_id: None,
+            tickers: vec![ticker.to_owned()],
+            subscriptions: Vec::new(),
+        };
+        let batch = BatchConfig { size: 20, timeout: Duration::from_millis(500), flush: Flush::Eager, queries_per_second: None };
+        let dispatcher = Dispatcher {
+            source: topic.join(&batch),
+            claims: store.claims(Duration::from_secs(900)),
+            queue: SlowQueue { asked: asked_tx, told },
+            rules: Arc::new(ArcSwap::from_pointee(RuleSet::new([(1, "A"), (2, "B")].map(rule).to_vec()))),
+            terms: Terms {
+                topic: "signals".to_owned(),
+                scope: Scope::Pipeline,
+                celery: CeleryConfig::of_defaults(),
+                most_slots: MOST_SLOTS,
+            },
+            events: Events::new("signals", 0),
+            metrics: Arc::default(),
+            waits: Waits::default(),
+            stop: stop.clone(),
+        };
+        (Self { topic, store, asked, tell, stop }, dispatcher)
+    }
+
+    fn produce(&self, ticker: &str) {
+        let payload = format!(r#"{{"tickers": [{{"ticker": "{ticker}"}}]}}"#).into_bytes();
+        self.topic.produce(0, MemoryRecord { payload: Some(payload), ..MemoryRecord::default() });
+    }
+
+    /// Lets everything go on until the store has so many triggers.
+    async fn triggers(&self, count: usize) {
+        while self.store.ledger().len() < count {
+            tokio::time::advance(HEAD_START).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_store_decides_the_next_batch_while_the_broker_gets_the_tasks_of_the_last_and_no_offset_moves_before() {
+    let (mut scene, dispatcher) = Scene::new();
+    let test = async {
+        scene.produce("A");
+        assert_eq!(scene.asked.recv().await, Some(1));
+        scene.produce("B");
+        scene.triggers(2).await;
+        assert!(scene.asked.try_recv().is_err(), "one publication at a time");
+        assert_eq!(scene.topic.committed(), BTreeMap::new());
+
+        scene.tell.send(()).unwrap();
+        assert_eq!(scene.asked.recv().await, Some(1));
+        while scene.topic.committed().get(&0) != Some(&1) {
+            tokio::time::advance(HEAD_START).await;
+        }
+        scene.tell.send(()).unwrap();
+        while scene.topic.committed().get(&0) != Some(&2) {
+            tokio::time::advance(HEAD_START).await;
+        }
+        scene.stop.cancel();
+    };
+    let (ended, ()) = tokio::join!(dispatcher.run(), test);
+    ended.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_claimed_leaves_before_a_stop() {
+    let (mut scene, dispatcher) = Scene::new();
+    let test = async {
+        scene.produce("A");
+        assert_eq!(scene.asked.recv().await, Some(1));
+        scene.produce("B");
+        scene.triggers(2).await;
+        scene.stop.cancel();
+        for _ in 0..2 {
+            scene.tell.send(()).unwrap();
+        }
+    };
+    let (ended, ()) = tokio::join!(dispatcher.run(), test);
+    ended.unwrap();
+    assert_eq!(scene.asked.recv().await, Some(1));
+    assert_eq!(scene.topic.committed(), BTreeMap::from([(0, 2)]));
+    assert!(scene.store.publications().values().all(|state| *state == PublicationState::Enqueued), "confirmed");
+}
