@@ -14,6 +14,8 @@ use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::clock;
+
 /// One signal in so many becomes a task: about as many as in the flow beside it, where most pipelines are busy.
 const EVERY: i64 = 15;
 
@@ -37,6 +39,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut redis = redis::Client::open(variable("CELERY_BROKER_URL")?)?.get_connection()?;
     let list = variable("CELERY_TASK_QUEUE")?;
     let (mut is_ready, mut tasks) = (false, Vec::new());
+    let (mut committed, mut uncommitted) = (clock::now(), 0);
     while crate::stop::check().is_ok() {
         let mut wait = Duration::from_millis(50);
         let mut taken = 0;
@@ -55,8 +58,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
             redis::cmd("LPUSH").arg(&list).arg(&tasks).exec(&mut redis)?;
             tasks.clear();
         }
-        if taken > 0 {
+        // Not after each batch: Kafka takes one commit of a group after the other.
+        uncommitted += taken;
+        if uncommitted > 0 && clock::now() > committed + Duration::from_millis(100) {
             consumer.commit_consumer_state(CommitMode::Async)?;
+            (committed, uncommitted) = (clock::now(), 0);
         }
         if !is_ready && consumer.assignment()?.count() > 0 {
             is_ready = true;

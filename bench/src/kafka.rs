@@ -51,16 +51,16 @@ impl Topic {
     /// A topic that is full already.
     pub(crate) fn filled(services: &Services, name: &str, preload: &Preload) -> anyhow::Result<Self> {
         let topic = Self::create(services, name, preload.partitions)?;
-        topic.fill(preload)?;
+        topic.fill(preload, 0)?;
         Ok(topic)
     }
 
-    /// Fills an empty topic.
-    pub(crate) fn fill(&self, preload: &Preload) -> anyhow::Result<()> {
+    /// Fills a topic that holds so many already.
+    pub(crate) fn fill(&self, preload: &Preload, first: u64) -> anyhow::Result<()> {
         say(&format!("filling a topic with {} signals of {BYTES} bytes, {}", preload.signals, preload.compression));
         let producer = self.producer(&preload.compression, Duration::from_millis(50))?;
-        let mut signals = Signals::new(preload.seed, preload.spread);
-        for number in 0..preload.signals {
+        let mut signals = Signals::new(preload.seed + first, preload.spread);
+        for number in first..first + preload.signals {
             producer.send(number, signals.next(0, number), None)?;
             if number % 65_536 == 0 {
                 crate::stop::check()?;

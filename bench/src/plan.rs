@@ -59,7 +59,7 @@ impl Size {
 
     /// The topic that most drains share.
     fn main(&self) -> Preload {
-        self.preload(self.pick(1_200_000, 500_000))
+        self.preload(self.pick(1_200_000, 1_000_000))
     }
 
     fn shape(&self, pipelines: u32) -> Shape {
@@ -79,7 +79,7 @@ pub(crate) fn cases(arm: &str, size: &Size) -> anyhow::Result<Vec<Box<dyn Case>>
         "rivals" => rivals(size),
         "instances" => vec![Box::new(Instances {
             counts: vec![1, 2, 4],
-            preload: Preload { partitions: 8, ..size.preload(size.pick(1_000_000, 400_000)) },
+            preload: Preload { partitions: 8, ..size.preload(size.pick(2_000_000, 1_000_000)) },
             shape: size.mostly_unmatched(1_000),
         })],
         "claims" => claims(size),

@@ -42,6 +42,9 @@ const RIVALS: &[Column] = &[
 ];
 const INSTANCES: &[Column] = &[
     ("µs of CPU a signal", "/cpu_us_per_signal", 2),
+    ("of these librdkafka", "/librdkafka_us", 2),
+    ("intake", "/intake_us", 2),
+    ("loop", "/loop_us", 2),
     ("signals/s", "/signals_per_s", 0),
     ("least share of the work, %", "/least_share_percent", 0),
     ("tasks", "/tasks", 0),

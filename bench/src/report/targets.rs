@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::table::grouped;
-use crate::arms::{instances, memory, refresh};
+use crate::arms::instances::{self, Order};
+use crate::arms::{memory, refresh};
 use crate::book::Document;
 use crate::plan::row;
 use crate::results::median;
@@ -45,7 +46,8 @@ pub(crate) fn rows(documents: &Documents) -> Vec<Vec<String>> {
     let paced = |budget: &str, pointer: &str| figures("paced", &format!("10,000/s, {budget}"), pointer);
     let drained = |variant: &str| figures("drain", variant, "/signals_per_s");
     let rival = |name: &str| figures("rivals", &format!("drain, {name}"), "/signals_per_s");
-    let cpu = |count| figures("instances", &instances::variant(count), "/cpu_us_per_signal");
+    let cpu = |count, order| figures("instances", &instances::variant(count, order), "/cpu_us_per_signal");
+    let one = cpu(1, Order::AtOnce);
     let refreshed = |number: usize| figures("refresh", refresh::VARIANTS[number], "/latency_ms/p99");
     let percent = |figures: Vec<(u32, f64)>| figures.into_iter().map(|(turn, cores)| (turn, cores * 100.0)).collect();
 
@@ -90,9 +92,16 @@ pub(crate) fn rows(documents: &Documents) -> Vec<Vec<String>> {
             figures("memory", &memory::variant(1_000), "/resident_mb"),
         ),
         ("CPU at 10,000 signals/s, % of a core", Bound::AtMost(20.0), 0, percent(paced(row::BUDGET, "/dispatcher_cpu_cores"))),
-        ("1 → 2 instances, of linear (CPU a signal)", Bound::AtLeast(0.9), 2, ratios(&cpu(1), &cpu(2))),
-        ("1 → 4 instances, of linear (CPU a signal)", Bound::AtLeast(0.9), 2, ratios(&cpu(1), &cpu(4))),
-        ("duplicates among 4 instances", Bound::AtMost(0.0), 0, figures("instances", &instances::variant(4), "/duplicates")),
+        ("1 → 2 instances, of linear (CPU a signal), all at once", Bound::AtLeast(0.9), 2, ratios(&one, &cpu(2, Order::AtOnce))),
+        ("1 → 4 instances, of linear (CPU a signal), all at once", Bound::AtLeast(0.9), 2, ratios(&one, &cpu(4, Order::AtOnce))),
+        ("1 → 2 instances, the same, one after the other", Bound::AtLeast(0.9), 2, ratios(&one, &cpu(2, Order::InTurn))),
+        ("1 → 4 instances, the same, one after the other", Bound::AtLeast(0.9), 2, ratios(&one, &cpu(4, Order::InTurn))),
+        (
+            "duplicates among 4 instances",
+            Bound::AtMost(0.0),
+            0,
+            figures("instances", &instances::variant(4, Order::AtOnce), "/duplicates"),
+        ),
         ("p99 while 100,000 pipelines are read again / without", Bound::AtMost(2.0), 2, ratios(&refreshed(1), &refreshed(0))),
     ];
     let head = ["what", "must be", "measured", "holds"].map(str::to_owned).to_vec();
