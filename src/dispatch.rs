@@ -112,8 +112,9 @@ impl<S: Source, C: Claims, Q: TaskQueue + 'static> Dispatcher<S, C, Q> {
         let mut outbox = Outbox::new(queue, stop.clone(), Arc::clone(&metrics));
         let (backlog, begun) = (Backlog::default(), Begun::new());
         let mut deciding = Deciding { source, claims, rules, terms, events, metrics, waits, stop, backlog, begun };
-        deciding.run(&mut outbox).await?;
-        // What was claimed leaves before we do.
+        let ended = deciding.run(&mut outbox).await;
+        // What was claimed leaves before we do, if the broker takes it now.
+        deciding.stop.cancel();
         if let Some(Ok(settled)) = outbox.left().await {
             deciding.settle(settled).await;
         }
@@ -121,8 +122,10 @@ impl<S: Source, C: Claims, Q: TaskQueue + 'static> Dispatcher<S, C, Q> {
         if deciding.flush().await.is_err() {
             tracing::warn!(event = "confirmations_unwritten");
         }
-        deciding.source.close().await;
-        Ok(())
+        if ended.is_ok() {
+            deciding.source.close().await;
+        }
+        ended
     }
 }
 

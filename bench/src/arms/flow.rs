@@ -15,7 +15,7 @@ pub(crate) fn flow(rates: Vec<u64>, seconds: u64, shape: Shape, subject: Subject
     Flow {
         rates,
         seconds,
-        warm_up: 1,
+        warm_up: 4,
         partitions: 4,
         compression: "lz4".to_owned(),
         linger_ms: 2,
