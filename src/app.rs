@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Broker, Config, ResultBackend};
-use crate::dispatch::{Dispatcher, MOST_SLOTS, Terms, Waits};
+use crate::dispatch::{Dispatcher, MOST_SLOTS, Terms, WAITED_FOR, Waits};
 use crate::intake::kafka::KafkaSource;
 use crate::retry::{Backoff, until_done};
 use crate::store::postgres::{ClaimTerms, PostgresClaims};
@@ -84,6 +84,7 @@ async fn flow(
             scope: config.trigger.scope,
             celery: config.celery.clone(),
             most_slots: MOST_SLOTS,
+            waited_for: WAITED_FOR,
         },
         events: Events::new(&config.kafka.signal_topic, config.process.log_signals_per_second),
         metrics,

@@ -32,8 +32,10 @@ use crate::telemetry::{Events, Metrics};
 
 /// How long confirmations wait for a claim to ride on before they are written by themselves.
 const CONFIRM_AFTER: Duration = Duration::from_millis(250);
-/// How long everything waits for the tasks of a claim to leave; then the next batch is decided meanwhile.
-const HEAD_START: Duration = Duration::from_millis(1);
+/// Tasks that leave before the next batch is asked for, in production; more leave beside it. So many are soon in the broker, and sooner if the store does not take the
+/// processors from it at that moment; and the later the next batch is asked for, the more it holds. (Not a limit of time: a timer that
+/// ends before all others wakes a thread up each time that it is set.)
+pub const WAITED_FOR: usize = 100;
 /// Slots that one statement decides at most, in production: so many take it some 100 ms, and other partitions wait no longer.
 pub const MOST_SLOTS: usize = 4_000;
 
@@ -48,6 +50,8 @@ pub struct Terms {
     pub celery: CeleryConfig,
     /// Slots that one statement decides at most, see [`MOST_SLOTS`].
     pub most_slots: usize,
+    /// Tasks that leave before the next batch is asked for, see [`WAITED_FOR`].
+    pub waited_for: usize,
 }
 
 /// A wait for each step that may fail. They live as long as the loop: what fails on every batch still has a line a minute.
@@ -255,10 +259,9 @@ impl<S: Source, C: Claims> Deciding<S, C> {
         }
         if let Some((request, claimed)) = decided? {
             chaos::point("after_claim");
+            let is_small = claimed.won.len() <= self.terms.waited_for;
             let goes_on = self.send(pass, request, claimed, outbox).await?;
-            // Most publications are small, and sooner in the broker if nothing else takes the processors from it at that moment.
-            // And the later the next batch is asked for, the more it holds.
-            if let Ok(Some(left)) = tokio::time::timeout(HEAD_START, outbox.left()).await {
+            if is_small && let Some(left) = outbox.left().await {
                 self.settle(left?).await;
             }
             if goes_on {

@@ -10,6 +10,8 @@ use crate::intake::memory::{MemoryRecord, MemorySource, MemoryTopic};
 use crate::rules::{Rule, RuleSet};
 use crate::store::memory::{MemoryClaims, MemoryStore, PublicationState};
 
+const MANY: usize = WAITED_FOR + 1;
+
 /// A broker that takes a publication when it is told to.
 struct SlowQueue {
     asked: UnboundedSender<usize>,
@@ -27,7 +29,7 @@ impl TaskQueue for SlowQueue {
     }
 }
 
-/// Everything around a dispatcher of two pipelines, each with a ticker of its own.
+/// Everything around a dispatcher. So many pipelines watch A that their tasks are not waited for, and one watches B.
 struct Scene {
     topic: MemoryTopic,
     store: MemoryStore,
@@ -40,10 +42,10 @@ impl Scene {
     fn new() -> (Self, Dispatcher<MemorySource, MemoryClaims, SlowQueue>) {
         let (topic, store, stop) = (MemoryTopic::new(1), MemoryStore::default(), CancellationToken::new());
         let ((asked_tx, asked), (tell, told)) = (unbounded_channel(), unbounded_channel());
-        let rule = |(number, ticker): (u128, &str)| Rule {
-            pipeline_id: Uuid::from_u128(number),
+        let rule = |number: usize| Rule {
+            pipeline_id: Uuid::from_u128(number as u128),
             user_id: None,
-            tickers: vec![ticker.to_owned()],
+            tickers: vec![if number == 0 { "B" } else { "A" }.to_owned()],
             subscriptions: Vec::new(),
         };
         let batch = BatchConfig { size: 20, timeout: Duration::from_millis(500), flush: Flush::Eager, queries_per_second: None };
@@ -51,12 +53,13 @@ impl Scene {
             source: topic.join(&batch),
             claims: store.claims(Duration::from_secs(900)),
             queue: SlowQueue { asked: asked_tx, told },
-            rules: Arc::new(ArcSwap::from_pointee(RuleSet::new([(1, "A"), (2, "B")].map(rule).to_vec()))),
+            rules: Arc::new(ArcSwap::from_pointee(RuleSet::new((0..=MANY).map(rule).collect()))),
             terms: Terms {
                 topic: "signals".to_owned(),
                 scope: Scope::Pipeline,
                 celery: CeleryConfig::of_defaults(),
                 most_slots: MOST_SLOTS,
+                waited_for: WAITED_FOR,
             },
             events: Events::new("signals", 0),
             metrics: Arc::default(),
@@ -74,7 +77,7 @@ impl Scene {
     /// Lets everything go on until the store has so many triggers.
     async fn triggers(&self, count: usize) {
         while self.store.ledger().len() < count {
-            tokio::time::advance(HEAD_START).await;
+            tokio::task::yield_now().await;
         }
     }
 }
@@ -84,20 +87,20 @@ async fn the_store_decides_the_next_batch_while_the_broker_gets_the_tasks_of_the
     let (mut scene, dispatcher) = Scene::new();
     let test = async {
         scene.produce("A");
-        assert_eq!(scene.asked.recv().await, Some(1));
+        assert_eq!(scene.asked.recv().await, Some(MANY));
         scene.produce("B");
-        scene.triggers(2).await;
+        scene.triggers(MANY + 1).await;
         assert!(scene.asked.try_recv().is_err(), "one publication at a time");
         assert_eq!(scene.topic.committed(), BTreeMap::new());
 
         scene.tell.send(()).unwrap();
         assert_eq!(scene.asked.recv().await, Some(1));
         while scene.topic.committed().get(&0) != Some(&1) {
-            tokio::time::advance(HEAD_START).await;
+            tokio::task::yield_now().await;
         }
         scene.tell.send(()).unwrap();
         while scene.topic.committed().get(&0) != Some(&2) {
-            tokio::time::advance(HEAD_START).await;
+            tokio::task::yield_now().await;
         }
         scene.stop.cancel();
     };
@@ -110,9 +113,9 @@ async fn what_was_claimed_leaves_before_a_stop() {
     let (mut scene, dispatcher) = Scene::new();
     let test = async {
         scene.produce("A");
-        assert_eq!(scene.asked.recv().await, Some(1));
+        assert_eq!(scene.asked.recv().await, Some(MANY));
         scene.produce("B");
-        scene.triggers(2).await;
+        scene.triggers(MANY + 1).await;
         scene.stop.cancel();
         for _ in 0..2 {
             scene.tell.send(()).unwrap();

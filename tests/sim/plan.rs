@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) lease: Duration,
     /// Slots that one statement decides at most.
     pub(crate) most_slots: usize,
+    /// Tasks that leave before the next batch is asked for.
+    pub(crate) waited_for: usize,
     /// Whether the broker may lose tasks, and sweepers look for tasks that never started.
     pub(crate) broker_forgets: bool,
     pub(crate) message_loss: f64,
@@ -72,6 +74,7 @@ impl Plan {
             // A short one runs out in the middle of things.
             lease: Duration::from_secs(if random.random_bool(0.3) { 25 } else { 3_600 }),
             most_slots: *[1, 2, 4_000].choose(&mut random).unwrap(),
+            waited_for: *[0, 1, 100].choose(&mut random).unwrap(),
             broker_forgets,
             message_loss: if broker_forgets { *[0.0, 0.15, 0.5].choose(&mut random).unwrap() } else { 0.0 },
             worker_pace: *[1.0, 1.0, 0.3, 0.03].choose(&mut random).unwrap(),

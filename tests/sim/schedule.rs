@@ -141,6 +141,7 @@ impl Schedule {
                 scope: self.plan.scope,
                 celery: CELERY.clone(),
                 most_slots: self.plan.most_slots,
+                waited_for: self.plan.waited_for,
             },
             events: Events::new(TOPIC, 0),
             metrics: Arc::clone(&METRICS),

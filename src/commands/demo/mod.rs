@@ -22,7 +22,7 @@ use self::screen::{Screen, Totals};
 use self::workers::Workers;
 use crate::clock;
 use crate::config::{Config, Environment, KafkaConfig};
-use crate::dispatch::{Dispatcher, MOST_SLOTS, Terms, Waits};
+use crate::dispatch::{Dispatcher, MOST_SLOTS, Terms, WAITED_FOR, Waits};
 use crate::intake::kafka::KafkaSource;
 use crate::store::memory::MemoryStore;
 use crate::supervise::{self, Task};
@@ -79,6 +79,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
             scope: config.trigger.scope,
             celery: config.celery.clone(),
             most_slots: MOST_SLOTS,
+            waited_for: WAITED_FOR,
         },
         events: Events::new(TOPIC, 0),
         metrics: Arc::clone(&metrics),

@@ -18,7 +18,7 @@ const TICKERS: [&str; 4] = ["A", "B", "C", "D"];
 type Made = (i32, u32, BTreeSet<usize>);
 
 fn terms(scope: Scope, most_slots: usize) -> Terms {
-    Terms { topic: "signals".to_owned(), scope, celery: CeleryConfig::of_defaults(), most_slots }
+    Terms { topic: "signals".to_owned(), scope, celery: CeleryConfig::of_defaults(), most_slots, waited_for: 0 }
 }
 
 fn rules(watched: &[BTreeSet<usize>]) -> Arc<RuleSet> {
