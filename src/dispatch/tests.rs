@@ -74,9 +74,12 @@ impl Scene {
         self.topic.produce(0, MemoryRecord { payload: Some(payload), ..MemoryRecord::default() });
     }
 
-    /// Lets everything go on until the store has so many triggers.
-    async fn triggers(&self, count: usize) {
-        while self.store.ledger().len() < count {
+    /// Has many tasks on their way, and a batch claimed meanwhile.
+    async fn claim_beside(&mut self) {
+        self.produce("A");
+        assert_eq!(self.asked.recv().await, Some(MANY));
+        self.produce("B");
+        while self.store.ledger().len() < MANY + 1 {
             tokio::task::yield_now().await;
         }
     }
@@ -86,10 +89,7 @@ impl Scene {
 async fn the_store_decides_the_next_batch_while_the_broker_gets_the_tasks_of_the_last_and_no_offset_moves_before() {
     let (mut scene, dispatcher) = Scene::new();
     let test = async {
-        scene.produce("A");
-        assert_eq!(scene.asked.recv().await, Some(MANY));
-        scene.produce("B");
-        scene.triggers(MANY + 1).await;
+        scene.claim_beside().await;
         assert!(scene.asked.try_recv().is_err(), "one publication at a time");
         assert_eq!(scene.topic.committed(), BTreeMap::new());
 
@@ -112,10 +112,7 @@ async fn the_store_decides_the_next_batch_while_the_broker_gets_the_tasks_of_the
 async fn what_was_claimed_leaves_before_a_stop() {
     let (mut scene, dispatcher) = Scene::new();
     let test = async {
-        scene.produce("A");
-        assert_eq!(scene.asked.recv().await, Some(MANY));
-        scene.produce("B");
-        scene.triggers(MANY + 1).await;
+        scene.claim_beside().await;
         scene.stop.cancel();
         for _ in 0..2 {
             scene.tell.send(()).unwrap();
