@@ -259,8 +259,8 @@ impl<S: Source, C: Claims> Deciding<S, C> {
         }
         if let Some((request, claimed)) = decided? {
             chaos::point("after_claim");
-            let is_small = claimed.won.len() <= self.terms.waited_for;
-            let goes_on = self.send(pass, request, claimed, outbox).await?;
+            let (goes_on, is_small) = (request.goes_on, claimed.won.len() <= self.terms.waited_for);
+            self.send(pass, request, claimed, outbox).await?;
             if is_small && let Some(left) = outbox.left().await {
                 self.settle(left?).await;
             }
@@ -310,14 +310,14 @@ impl<S: Source, C: Claims> Deciding<S, C> {
         }
     }
 
-    /// Sends the tasks of a claim on their way. A part that goes on goes back to what is under way; tells whether it was one.
+    /// Sends the tasks of a claim on their way. A part that goes on goes back to what is under way.
     async fn send<Q: TaskQueue + 'static>(
         &mut self,
         pass: Pass,
         request: ClaimRequest,
         claimed: Claimed,
         outbox: &mut Outbox<Q, Settled>,
-    ) -> Result<bool, Stopped> {
+    ) -> Result<(), Stopped> {
         if pass.sums.parts == 1 {
             self.events.matched(&pass.batch, &pass.matches);
         }
@@ -341,9 +341,8 @@ impl<S: Source, C: Claims> Deciding<S, C> {
         } else {
             Some(Box::new(pass))
         };
-        let goes_on = request.goes_on;
         outbox.begin(publication, leads, Settled { request, claimed, ended });
-        Ok(goes_on)
+        Ok(())
     }
 
     /// What follows when the broker has the tasks of a claim.

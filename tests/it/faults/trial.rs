@@ -147,12 +147,7 @@ impl<T: Tasks> Trial<T> {
         }
         // A line for each event and fault; what is waited for has one a minute, however many the faults.
         let minutes = usize::try_from(1 + age.as_secs() / 60).unwrap();
-        let most = |event: &str| match event {
-            // One on its way, and one that was claimed meanwhile.
-            "publication_swept" => faults * 2,
-            event if event.ends_with("_failed") => faults.min(minutes),
-            _ => faults,
-        };
+        let most = |event: &str| if event.ends_with("_failed") { faults.min(minutes) } else { faults };
         assert!(complaints.iter().all(|(event, count)| *count <= most(event)), "{complaints:?}");
         assert!(complaints.len() <= 4, "{complaints:?}");
     }
