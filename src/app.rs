@@ -14,7 +14,7 @@ use crate::store::refresh::Refresher;
 use crate::store::sweep::Sweeper;
 use crate::store::upkeep::Upkeep;
 use crate::store::{Database, StoreError, migrate};
-use crate::supervise::{Task, within_grace};
+use crate::supervise::{Task, alone, within_grace};
 use crate::tasks::Queue;
 use crate::tasks::amqp::AmqpQueue;
 use crate::tasks::redis::{RedisLink, RedisQueue};
@@ -55,17 +55,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 async fn flow(
     config: &Config,
     database: Database,
-    mut queue: Queue,
+    queue: Queue,
     sweeper: Sweeper,
     metrics: Arc<Metrics>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let store = async { until_done(&mut Backoff::new("store_not_ready"), stop, async || prepare(config, &database).await).await };
-    let (prepared, asked) = tokio::join!(store, queue.prepare());
-    if let Err(error) = asked {
-        // No reason to wait: signals are read and decided, and the first task waits for the broker.
-        tracing::warn!(event = "broker_not_ready", %error);
-    }
+    let prepared = until_done(&mut Backoff::new("store_not_ready"), stop, async || prepare(config, &database).await).await;
     let mut refresher = Refresher::new(database.clone(), config.trigger.refresh_interval, Arc::clone(&metrics));
     let loaded = until_done(&mut Backoff::new("rules_not_read"), stop, async || refresher.refresh().await).await;
     if prepared.and(loaded).is_err() {
@@ -74,7 +69,7 @@ async fn flow(
     // Only now join the group: an instance without rules would call every signal unmatched.
     let upkeep = Upkeep::new(database.clone(), config.ledger);
     let source = KafkaSource::connect(&config.kafka, &config.batch, config.trigger.max_signal_age, config.process.stall)?;
-    let dispatcher = Dispatcher {
+    let mut dispatcher = Dispatcher {
         source,
         claims: PostgresClaims::new(database, ClaimTerms::new(config)),
         queue,
@@ -94,10 +89,17 @@ async fn flow(
     let refresh = Task::start("refresh", stop, refresher.run(stop.clone()));
     let sweep = Task::start("sweep", stop, sweeper.run(stop.clone()));
     let upkeep = Task::start("upkeep", stop, upkeep.run(stop.clone()));
-    let flow = dispatcher.run().await;
+    let flow = alone("loop", async move || {
+        if let Err(error) = dispatcher.queue.prepare().await {
+            // No reason to wait: signals are read and decided, and the first task waits for the broker.
+            tracing::warn!(event = "broker_not_ready", %error);
+        }
+        dispatcher.run().await
+    });
+    let flow = flow.await;
     stop.cancel();
     let others = refresh.join().await.and(sweep.join().await).and(upkeep.join().await);
-    flow?;
+    flow??;
     others
 }
 

@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +32,28 @@ pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
         Ok(done) => done,
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
+}
+
+/// Runs a future on a thread and a runtime of its own, to its end. What it connects to is driven by that thread too: an answer from a
+/// server wakes one thread, and not first one that reads it and then another that waits for it.
+///
+/// # Errors
+/// The system gives no thread, or the future panicked.
+pub async fn alone<T, F>(name: &'static str, work: impl FnOnce() -> F + Send + 'static) -> anyhow::Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    let (ended, end) = oneshot::channel();
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let thread = move || {
+        let result = runtime.block_on(work());
+        // Nobody waits for it any more where the shutdown took too long.
+        drop(ended.send(result));
+        runtime.shutdown_background();
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(thread)?;
+    end.await.map_err(|_| anyhow::anyhow!("the thread {name} broke off"))
 }
 
 /// A named task of the service. When one ends, for whatever reason, all are told to stop.
@@ -110,4 +134,29 @@ pub fn stop_on_signal(stop: CancellationToken) -> std::io::Result<Companion> {
             stop.cancel();
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_alone_has_its_connections_on_its_own_thread() {
+        let name = || std::thread::current().name().map(str::to_owned);
+        let both = alone("by itself", async move || {
+            let (tell, told) = oneshot::channel();
+            // As a client library does with the driver of a connection.
+            let _driver = Companion::start(async move { drop(tell.send(name())) });
+            (name(), told.await.unwrap())
+        });
+        let (own, driver) = both.await.unwrap();
+        assert_eq!(own.as_deref(), Some("by itself"));
+        assert_eq!(driver, own);
+    }
+
+    #[tokio::test]
+    async fn a_panic_on_its_own_thread_is_an_error_that_names_it() {
+        let error = alone("by itself", async || panic!("on purpose")).await.map(|()| ()).unwrap_err();
+        assert_eq!(error.to_string(), "the thread by itself broke off");
+    }
 }

@@ -135,8 +135,7 @@ impl Instances {
                 "cpu_us_per_signal": round(total / signals * 1e6, 3),
                 "intake_us": round(of_thread("intake") / signals * 1e6, 3),
                 "librdkafka_us": round(of_thread("rdk:broker1") / signals * 1e6, 3),
-                // The kernel keeps 15 letters of a name.
-                "loop_us": round(of_thread("trigger-dispatc") / signals * 1e6, 3),
+                "loop_us": round(of_thread("loop") / signals * 1e6, 3),
                 "cpu_s_of_each": used.iter().map(|cpu| round(*cpu, 2)).collect::<Vec<_>>(),
                 "least_share_percent": round(used.iter().copied().fold(f64::MAX, f64::min) / total * 100.0, 1),
                 "duplicates": sums.consumed - 2 * sent + i64::try_from(tasks)? - platform.distinct_claims()?,
