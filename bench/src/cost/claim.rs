@@ -36,7 +36,16 @@ pub(crate) struct Claims {
 fn claim_sql() -> String {
     include_str!("../../../src/store/sql/claim.sql")
         .replace("{busy}", include_str!("../../../src/store/sql/busy_by_status.sql"))
-        .replace("{over}", include_str!("../../../src/store/sql/over.sql"))
+        .replace(
+            "{over}",
+            concat!(
+                "(",
+                include_str!("../../../src/store/sql/over_by_time.sql"),
+                " or ",
+                include_str!("../../../src/store/sql/over_by_id.sql"),
+                ")"
+            ),
+        )
         .replace("{id_is_trigger}", "e.id = s.trigger_id")
         .replace("{pipeline_id}", "c.pipeline_id")
         .replace("{slot_pipeline_id}", "s.pipeline_id")

@@ -67,7 +67,7 @@ idle as materialized (
 won as (
     insert into dispatcher.slots as s (pipeline_id, ticker, trigger_id, claimed_at, leased_until)
     -- Not now(), which is when the transaction began: planning may take long, and what was seen as over may have begun after
-    -- that. It would count as an execution of this very claim, and the slot as free again (see over.sql).
+    -- that. It would count as an execution of this very claim, and the slot as free again (see over_by_time.sql).
     select pipeline_id, ticker, trigger_id, clock_timestamp(), now() + make_interval(secs => $23::float8)
     from idle
     order by pipeline_id, ticker
