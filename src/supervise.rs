@@ -156,7 +156,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_on_its_own_thread_is_an_error_that_names_it() {
-        let error = alone("by itself", async || panic!("on purpose")).await.map(|()| ()).unwrap_err();
+        let error = alone("by itself", async || panic!("on purpose")).await.unwrap_err();
         assert_eq!(error.to_string(), "the thread by itself broke off");
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::kafka::Topic;
@@ -39,7 +40,11 @@ impl Group {
 
     /// Members of the group, once all of them have their partitions.
     pub(crate) fn members(&self) -> anyhow::Result<usize> {
-        let list = self.consumer.fetch_group_list(Some(&self.name), PATIENCE).context("the group's members")?;
+        let list = match self.consumer.fetch_group_list(Some(&self.name), PATIENCE) {
+            // A broker that has just started.
+            Err(KafkaError::GroupListFetch(RDKafkaErrorCode::CoordinatorLoadInProgress)) => return Ok(0),
+            list => list.context("the group's members")?,
+        };
         let stable = list.groups().iter().find(|group| group.name() == self.name && group.state() == "Stable");
         Ok(stable.map_or(0, |group| group.members().len()))
     }

@@ -21,6 +21,7 @@ mod paced;
 mod plan;
 mod platform;
 mod process;
+mod profile;
 mod queue;
 mod report;
 mod results;
@@ -70,6 +71,8 @@ enum Command {
     Instances(ArmOptions),
     /// Claims a second with 100,000 pipelines that are idle again all the time.
     Claims(ArmOptions),
+    /// What PostgreSQL's session for claims does with its time, by `perf`.
+    Profile(ArmOptions),
     /// Resident memory by the number of pipelines.
     Memory(ArmOptions),
     /// What reading 100,000 pipelines again costs the flow.
@@ -171,6 +174,7 @@ fn main() -> ExitCode {
         Command::Rivals(options) => arm("rivals", options),
         Command::Instances(options) => arm("instances", options),
         Command::Claims(options) => arm("claims", options),
+        Command::Profile(options) => arm("profile", options),
         Command::Memory(options) => arm("memory", options),
         Command::Refresh(options) => arm("refresh", options),
         Command::Startup(options) => arm("startup", options),

@@ -149,6 +149,7 @@ pub(crate) fn paced(options: &PacedOptions) -> anyhow::Result<()> {
         trace: Trace::AtEnd,
         subject: load.subject(),
         patience: Duration::from_secs(300),
+        profiled: false,
     };
     let case: Box<dyn Case> = Box::new(Paced { arm: "paced", variant: "as asked".to_owned(), flow });
     run_and_show(&[case], options.runs, load.seed, "once")

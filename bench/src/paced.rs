@@ -16,6 +16,7 @@ use crate::instance::{Instance, Setting};
 use crate::kafka::{Delivered, Due, Producer, Topic};
 use crate::machine::load;
 use crate::platform::{Platform, Shape};
+use crate::profile::Profile;
 use crate::queue::{List, Taken, Trace, Window, Workers};
 use crate::results::{Cost, complain, percentiles, round, say, warn_of_forgotten};
 use crate::services::Services;
@@ -72,6 +73,8 @@ pub(crate) struct Flow {
     pub(crate) subject: Subject,
     /// How long the subject may take for what it has not done when the last signal of a rate is sent.
     pub(crate) patience: Duration,
+    /// Whether PostgreSQL's session for claims is watched meanwhile, which takes some of the machine.
+    pub(crate) profiled: bool,
 }
 
 /// Everything that is up while a flow runs.
@@ -104,6 +107,7 @@ struct Measured {
     late: Duration,
     /// From the last signal's sending to its decision; nothing when the subject did not get there.
     behind: Option<Duration>,
+    profile: Option<Value>,
 }
 
 impl Flow {
@@ -156,7 +160,7 @@ impl Flow {
     }
 
     fn figures(&self, rate: u64, load_before: &str, measured: &Measured) -> Value {
-        let Measured { before, after, seconds, decided, claims, taken, delivered, late, behind } = measured;
+        let Measured { before, after, seconds, decided, claims, taken, delivered, late, behind, profile } = measured;
         // None where nothing was decided meanwhile.
         let each = (*decided > 0).then(|| round(after.cpu_since(before) / *decided as f64 * 1e6, 2));
         json!({
@@ -181,6 +185,7 @@ impl Flow {
             "claims_per_s": claims.map(|claims| round(claims as f64 / seconds, 0)),
             "tasks_per_s": round(taken.latency.len() as f64 / self.seconds as f64, 0),
             "pipelines_triggered": taken.pipelines.len(),
+            "profile": profile,
             "cost": after.since(before),
         })
     }
@@ -207,10 +212,12 @@ impl Session<'_> {
         sleep_until(warm)?;
         let began = now();
         let (before, first, claims_before) = (self.cost()?, self.decided()?, self.claims()?);
+        let profile = if self.flow.profiled { Some(Profile::begin(&mut self.platform, end - began)?) } else { None };
         sleep_until(end)?;
         let (after, last, claims_after) = (self.cost()?, self.decided()?, self.claims()?);
         let seconds = (now() - began).as_secs_f64();
 
+        let profile = profile.map(Profile::end).transpose()?;
         let (delivered, late) = sender.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the sender broke off")))?;
         if late > LATE {
             complain(&format!("the sender was up to {} ms late: the machine is too busy for this rate", late.as_millis()));
@@ -227,7 +234,7 @@ impl Session<'_> {
         self.tasks += taken.tasks;
         let decided = last.saturating_sub(first);
         let claims = claims_after.zip(claims_before).map(|(after, before)| after - before);
-        Ok(Measured { before, after, seconds, decided, claims, taken, delivered, late, behind })
+        Ok(Measured { before, after, seconds, decided, claims, taken, delivered, late, behind, profile })
     }
 
     /// Whether everything that was sent is decided, and in the broker.

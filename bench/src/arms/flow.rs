@@ -24,6 +24,7 @@ pub(crate) fn flow(rates: Vec<u64>, seconds: u64, shape: Shape, subject: Subject
         trace: Trace::AtEnd,
         subject,
         patience: Duration::from_secs(60),
+        profiled: false,
     }
 }
 

@@ -61,6 +61,18 @@ const CLAIMS: &[Column] = &[
     ("cores in use by all", "/busy_cores", 1),
     ("peak MB", "/cost/peak_resident_mb", 0),
 ];
+const PROFILE: &[Column] = &[
+    ("on a processor, % of the time", "/profile/on_cpu_percent", 0),
+    ("of this: looking up %", "/profile/looking_up_percent", 0),
+    ("writing", "/profile/writing_percent", 0),
+    ("other running", "/profile/other_running_percent", 0),
+    ("setting up", "/profile/setting_up_percent", 0),
+    ("committing", "/profile/committing_percent", 0),
+    ("messages", "/profile/messages_percent", 0),
+    ("statements/s", "/statements_per_s", 0),
+    ("claims/s", "/claims_per_s", 0),
+    ("cores in use by all", "/busy_cores", 1),
+];
 const MEMORY: &[Column] =
     &[("resident MB", "/resident_mb", 1), ("peak MB", "/peak_resident_mb", 1), ("MB for each 1,000", "/mb_per_1000", 3)];
 const REFRESH: &[Column] = &[
@@ -96,6 +108,7 @@ pub(crate) fn columns(arm: &str) -> &'static [Column] {
         "rivals" | "against" => RIVALS,
         "instances" => INSTANCES,
         "claims" => CLAIMS,
+        "profile" => PROFILE,
         "memory" => MEMORY,
         "refresh" => REFRESH,
         "startup" => STARTUP,
