@@ -32,8 +32,8 @@ async fn sigterm_under_load_finishes_the_batch_commits_and_leaves_the_group() {
         scene.topic.send_json(partition, &signal(&format!("signal-{number}"), &format!("T{}", number / 200)));
     }
     scene.topic.flush();
-    // One signal a batch at first, so that the load lasts.
-    scene.setting.set("DB_QUERIES_PER_SECOND", "20");
+    // Few signals in the first batch, and half a second until the next, so that the load lasts until we are there.
+    scene.setting.set("DB_QUERIES_PER_SECOND", "2");
     let stopping = scene.setting.start();
     scene.decided(1).await;
     let (log, took) = (stopping.log(), stopwatch());
