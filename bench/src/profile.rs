@@ -47,8 +47,8 @@ impl Profile {
     pub(crate) fn begin(platform: &mut Platform, time: Duration) -> anyhow::Result<Self> {
         // The statement's first words (src/store/sql/claim.sql).
         let sql = "select pid from pg_stat_activity a where a.usename = $1 and a.query like '-- One batch, one statement%'";
-        let role = platform.role.clone();
-        let row = platform.admin.query_opt(sql, &[&role])?.context("no session, or more than one, claims for the dispatcher")?;
+        let Platform { admin, role, .. } = platform;
+        let row = admin.query_opt(sql, &[role])?.context("no session claims for the dispatcher")?;
         let file = std::env::temp_dir().join(format!("{role}.perf"));
         let seconds = time.as_secs_f64();
         let perf = Command::new("perf")
@@ -90,7 +90,10 @@ fn figures(stacks: &str, seconds: f64) -> anyhow::Result<Value> {
     }
     let total = f64::from(counts.iter().sum::<u32>());
     // Without the symbols that the server exports, or its frames, all would be "messages".
-    anyhow::ensure!(total > 0.0 && counts[4] > 0, "perf has seen no session that runs a statement, or no names of functions");
+    anyhow::ensure!(
+        counts[kind(&["standard_ExecutorRun"])] > 0,
+        "perf has seen no session that runs a statement, or no names of functions"
+    );
     let shares = KINDS
         .iter()
         .zip(counts)
