@@ -7,8 +7,12 @@ use super::database::Connection;
 use super::{Database, StoreError};
 
 /// The versions of our schema, oldest first. A released one is never changed.
-const VERSIONS: [&str; 3] =
-    [include_str!("sql/0001_ledger.sql"), include_str!("sql/0002_partitions.sql"), include_str!("sql/0003_parts.sql")];
+const VERSIONS: [&str; 4] = [
+    include_str!("sql/0001_ledger.sql"),
+    include_str!("sql/0002_partitions.sql"),
+    include_str!("sql/0003_parts.sql"),
+    include_str!("sql/0004_deployments.sql"),
+];
 
 /// Where a change of the rules is told.
 pub(super) const CHANNEL: &str = "dispatcher_rules_changed";

@@ -1,0 +1,51 @@
+-- Several deployments may share one database. A deployment is a consumer group, a topic and a target (broker and queue). It
+-- publishes, retries and releases only its own triggers. Slots are shared: a pipeline has one execution in flight, whoever
+-- started it.
+--
+-- Only new tables and columns, each with a default: instances of the version before go on beside new ones. `if not exists`
+-- lets an operator go back to the version before (docs/migrating.md) and forward again.
+create table if not exists dispatcher.deployments (
+    deployment_id integer generated always as identity primary key,
+    consumer_group text not null,
+    topic text not null,
+    -- where its tasks go, without credentials; '' until the first instance of this version registers
+    target text not null,
+    -- trigger ids as the version before made them, without the deployment
+    former_ids boolean not null default false,
+    -- ids of the version before are looked up too: two groups or topics shared them
+    looks_back boolean not null default false,
+    -- takes the rows of its topic that name no deployment: instances of the version before wrote them
+    adopts boolean not null default false,
+    created_at timestamptz not null default now(),
+    unique (consumer_group, topic, target)
+);
+-- The group and topic that decided most keep the ids of before, so a signal that comes again finds its own trigger. Others
+-- get ids of their own and look back.
+insert into dispatcher.deployments (consumer_group, topic, target, former_ids, looks_back, adopts)
+select p.consumer_group, p.topic, '',
+    row_number() over (order by sum(p.consumed) desc, p.consumer_group, p.topic) = 1,
+    row_number() over (order by sum(p.consumed) desc, p.consumer_group, p.topic) > 1,
+    row_number() over (partition by p.topic order by sum(p.consumed) desc, p.consumer_group) = 1
+from dispatcher.progress p
+where not exists (select from dispatcher.deployments d where d.consumer_group = p.consumer_group and d.topic = p.topic)
+group by p.consumer_group, p.topic;
+
+-- Null: written by an instance of the version before.
+alter table dispatcher.publications add column if not exists deployment_id integer;
+alter table dispatcher.slots add column if not exists deployment_id integer;
+alter table dispatcher.triggers
+    -- Kafka's time of the record that leads: how old the signal is
+    add column if not exists signal_time timestamptz,
+    -- why `failed_at` is set: 'never_started', or 'stale' (the signal was too old before its task reached the broker)
+    add column if not exists given_up text;
+
+alter table dispatcher.progress
+    -- which Kafka cluster and which incarnation of the topic the offsets are of; null: not known yet
+    add column if not exists cluster_id text,
+    add column if not exists topic_id text,
+    -- the offset that Kafka had committed for the group when an operator last set ours: one beyond it is somebody else's work
+    add column if not exists committed_seen bigint,
+    -- offsets below it were decided or skipped before; null: as far as next_offset
+    add column if not exists decided_to bigint,
+    -- of these, the ones that were skipped, never decided
+    add column if not exists skipped int8multirange not null default '{}';
