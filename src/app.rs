@@ -13,6 +13,7 @@ use crate::store::postgres::{ClaimTerms, PostgresClaims};
 use crate::store::refresh::Refresher;
 use crate::store::sweep::Sweeper;
 use crate::store::upkeep::Upkeep;
+use crate::store::deployment::{Deployment, DeploymentKey, register};
 use crate::store::{Database, StoreError, migrate};
 use crate::supervise::{Task, alone, within_grace};
 use crate::tasks::Queue;
@@ -30,8 +31,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let database = Database::new(&config.postgres);
     // Everything that can be wrong without asking a server is told before the first server is asked.
     let queue = queue(&config)?;
-    let sweeper =
-        Sweeper::new(database.clone(), self::queue(&config)?, results(&config)?, config.trigger.clone(), Arc::clone(&metrics));
+    let outbox = (self::queue(&config)?, results(&config)?);
     let listener = web::bind(config.process.http_address).await?;
     tracing::info!(
         event = "starting",
@@ -42,7 +42,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 
     let http = Task::start("http", &stop, web::serve(listener, Arc::clone(&metrics), stop.clone()));
     let all = async {
-        let flow = flow(&config, database, queue, sweeper, metrics, &stop).await;
+        let flow = flow(&config, database, queue, outbox, metrics, &stop).await;
         stop.cancel();
         flow.and(http.join().await)
     };
@@ -56,17 +56,18 @@ async fn flow(
     config: &Config,
     database: Database,
     queue: Queue,
-    sweeper: Sweeper,
+    (sweepers_queue, results): (Queue, Option<RedisLink>),
     metrics: Arc<Metrics>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let prepared = until_done(&mut Backoff::new("store_not_ready"), stop, async || prepare(config, &database).await).await;
     let mut refresher = Refresher::new(database.clone(), config.trigger.refresh_interval, Arc::clone(&metrics));
     let loaded = until_done(&mut Backoff::new("rules_not_read"), stop, async || refresher.refresh().await).await;
-    if prepared.and(loaded).is_err() {
-        return Ok(());
-    }
+    let (Ok(deployment), Ok(_)) = (prepared, loaded) else { return Ok(()) };
     // Only now join the group: an instance without rules would call every signal unmatched.
+    let ids = deployment.ids;
+    let sweeper =
+        Sweeper::new(database.clone(), sweepers_queue, results, deployment, config.trigger.clone(), Arc::clone(&metrics));
     let upkeep = Upkeep::new(database.clone(), config.ledger);
     let source = KafkaSource::connect(&config.kafka, &config.batch, config.trigger.max_signal_age, config.process.stall)?;
     let mut dispatcher = Dispatcher {
@@ -76,7 +77,10 @@ async fn flow(
         rules: refresher.rules(),
         terms: Terms {
             topic: config.kafka.signal_topic.clone(),
+            ids,
             scope: config.trigger.scope,
+            lease: config.trigger.lease,
+            margin: config.trigger.lease_margin,
             celery: config.celery.clone(),
             most_slots: MOST_SLOTS,
             waited_for: WAITED_FOR,
@@ -103,13 +107,17 @@ async fn flow(
     others
 }
 
-async fn prepare(config: &Config, database: &Database) -> Result<(), StoreError> {
-    if !config.postgres.auto_migrate {
-        return migrate::check(database).await;
+async fn prepare(config: &Config, database: &Database) -> Result<Deployment, StoreError> {
+    if config.postgres.auto_migrate {
+        let migrated = migrate::migrate(database).await?;
+        tracing::info!(event = "migrated", from = migrated.from, to = migrated.to, notifying = ?migrated.notifying, silent = ?migrated.silent);
+    } else {
+        migrate::check(database).await?;
     }
-    let migrated = migrate::migrate(database).await?;
-    tracing::info!(event = "migrated", from = migrated.from, to = migrated.to, notifying = ?migrated.notifying, silent = ?migrated.silent);
-    Ok(())
+    let key = DeploymentKey::new(config);
+    let deployment = register(&database.connect().await?, &key).await?;
+    tracing::info!(event = "deployment", id = deployment.id, group = key.group, topic = key.topic, target = key.target);
+    Ok(deployment)
 }
 
 /// The queue that the broker's URL names.
@@ -119,7 +127,7 @@ async fn prepare(config: &Config, database: &Database) -> Result<(), StoreError>
 pub fn queue(config: &Config) -> anyhow::Result<Queue> {
     Ok(match &config.celery.broker {
         Broker::Redis(address) => {
-            Queue::Redis(Box::new(RedisQueue::new(address, &config.celery, config.trigger.lease).context("CELERY_BROKER_URL")?))
+            Queue::Redis(Box::new(RedisQueue::new(address, &config.celery, config.trigger.lease, config.trigger.max_signal_age).context("CELERY_BROKER_URL")?))
         }
         Broker::Amqp(address) => Queue::Amqp(Box::new(AmqpQueue::new(address, &config.celery))),
     })

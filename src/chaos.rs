@@ -45,11 +45,17 @@ pub enum Bug {
     LatestReset,
     /// A decision of a former owner counts.
     EpochIgnored,
+    /// The loop publishes with the lease of its claim, however old that is.
+    OldExpires,
+    /// A sweeper takes up entries of other deployments too.
+    SweepOfOthers,
+    /// A result frees the slot whichever attempt it is of.
+    ResultById,
 }
 
 impl Bug {
     /// Every bug, with its name.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 11] = [
         ("commit_before_publish", Self::CommitBeforePublish),
         ("publish_error_swallowed", Self::PublishErrorSwallowed),
         ("no_conflict_key", Self::NoConflictKey),
@@ -58,6 +64,9 @@ impl Bug {
         ("dead_letter_not_awaited", Self::DeadLetterNotAwaited),
         ("latest_reset", Self::LatestReset),
         ("epoch_ignored", Self::EpochIgnored),
+        ("old_expires", Self::OldExpires),
+        ("sweep_of_others", Self::SweepOfOthers),
+        ("result_by_id", Self::ResultById),
     ];
 }
 

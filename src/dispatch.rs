@@ -2,7 +2,8 @@
 //!
 //! A bad record is written to the dead-letter topic before its offset can move. Offsets move in the store together
 //! with the claims; the broker gets the tasks next; Kafka hears of it last. A crash between any two steps leaves
-//! either nothing decided, or a publication that the sweeper takes up. While the broker gets the tasks of one batch the store
+//! either nothing decided, or an outbox entry that the sweeper takes up. A broker that does not answer costs an entry its lease:
+//! the store renews it before the next attempt, or gives up what is too old by then. While the broker gets the tasks of one batch the store
 //! decides the next. A batch of very many slots goes through claim and broker part by part, and batches of other partitions
 //! pass by in between.
 
@@ -19,15 +20,17 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::backlog::Backlog;
-use self::outbox::Outbox;
+use self::outbox::{Entry, Left, Outbox};
 use self::pass::{Begun, Pass};
 use crate::chaos::{self, Bug};
+use crate::clock;
 use crate::config::{CeleryConfig, Scope};
 use crate::intake::{Arrival, Batch, Rejected, Source};
 use crate::retry::{Backoff, Stopped, until_done};
 use crate::store::refresh::SharedRules;
-use crate::store::{ClaimRequest, Claimed, Claims, Verdict};
-use crate::tasks::{Publication, Task, TaskQueue};
+use crate::store::sweep::given_up;
+use crate::store::{ClaimRequest, Claimed, Claims, GivenUp, Renewal, TakenUp, Verdict, Wanted};
+use crate::tasks::{Publication, Task, TaskQueue, TriggerIds, publish_by};
 use crate::telemetry::{Events, Metrics};
 
 /// How long confirmations wait for a claim to ride on before they are written by themselves.
@@ -44,8 +47,14 @@ pub const MOST_SLOTS: usize = 4_000;
 pub struct Terms {
     /// The topic, for ids of signals that state none.
     pub topic: String,
+    /// What the trigger ids are made in.
+    pub ids: TriggerIds,
     /// What a slot is.
     pub scope: Scope,
+    /// How long a claim holds.
+    pub lease: Duration,
+    /// How long before the end of its lease a task expires.
+    pub margin: Duration,
     /// How a task looks.
     pub celery: CeleryConfig,
     /// Slots that one statement decides at most, see [`MOST_SLOTS`].
@@ -61,6 +70,7 @@ pub struct Waits {
     start: Backoff,
     dead_letter: Backoff,
     claim: Backoff,
+    renew: Backoff,
     reopen: Backoff,
     confirm: Backoff,
 }
@@ -72,6 +82,7 @@ impl Default for Waits {
             start: Backoff::new("start_failed"),
             dead_letter: Backoff::new("dead_letter_failed"),
             claim: Backoff::new("claim_failed"),
+            renew: Backoff::new("renew_failed"),
             reopen: Backoff::new("reopen_failed"),
             confirm: Backoff::new("confirm_failed"),
         }
@@ -119,7 +130,8 @@ impl<S: Source, C: Claims, Q: TaskQueue + 'static> Dispatcher<S, C, Q> {
         let ended = deciding.run(&mut outbox).await;
         // What was claimed leaves before we do, if the broker takes it now.
         deciding.stop.cancel();
-        if let Some(Ok(settled)) = outbox.left().await {
+        // An entry that is outdated by now, like one that stays unconfirmed, is left to a sweeper.
+        if let Some(Ok(Left::Published(settled))) = outbox.left().await {
             deciding.settle(settled).await;
         }
         // A publication that stays unconfirmed is taken up by a sweeper, and its guard makes that harmless.
@@ -153,18 +165,37 @@ struct Settled {
     claimed: Claimed,
     /// The batch, if this decided it to its end.
     ended: Option<Box<Pass>>,
+    /// The triggers that were left to publish when their lease was renewed; `None` if all that were won.
+    published: Option<Vec<Uuid>>,
+}
+
+/// A decided request, and when it was asked for.
+struct Decided {
+    request: ClaimRequest,
+    claimed: Claimed,
+    asked_at: tokio::time::Instant,
+}
+
+/// Why the lease of an outbox entry could not be renewed.
+#[derive(Debug, thiserror::Error)]
+enum RenewError<E> {
+    #[error(transparent)]
+    Store(#[from] E),
+    #[error("a sweeper has the outbox entry under way")]
+    Held,
 }
 
 /// What the loop waits for.
 enum Event {
     Arrival(Arrival),
-    Left(Result<Settled, Stopped>),
+    Left(Result<Left<Settled>, Stopped>),
 }
 
 impl<S: Source, C: Claims> Deciding<S, C> {
     async fn run<Q: TaskQueue + 'static>(&mut self, outbox: &mut Outbox<Q, Settled>) -> Result<(), Stalled> {
         while !self.stop.is_cancelled() {
             let event = self.event(outbox).await;
+            outbox.settled(self.claims.written());
             let is_new = matches!(event, Some(Event::Arrival(_)));
             let done = match event {
                 Some(Event::Arrival(Arrival::Assigned(partitions))) => {
@@ -175,11 +206,7 @@ impl<S: Source, C: Claims> Deciding<S, C> {
                 Some(Event::Arrival(Arrival::Batch(batch))) => self.receive(batch).await,
                 Some(Event::Arrival(Arrival::Stalled)) => return Err(Stalled),
                 Some(Event::Arrival(Arrival::Ended)) => break,
-                Some(Event::Left(Ok(settled))) => {
-                    self.settle(settled).await;
-                    Ok(())
-                }
-                Some(Event::Left(Err(Stopped))) => Err(Stopped),
+                Some(Event::Left(left)) => self.follow(left, outbox).await,
                 None => Ok(()),
             };
             // The source answers while we work, but only if it was asked: before the first of many parts too.
@@ -255,14 +282,15 @@ impl<S: Source, C: Claims> Deciding<S, C> {
         chaos::point("before_claim");
         let (left, decided) = join(outbox.left(), self.claim(&mut pass)).await;
         if let Some(left) = left {
-            self.settle(left?).await;
+            self.follow(left, outbox).await?;
+            self.leave(outbox).await?;
         }
-        if let Some((request, claimed)) = decided? {
+        if let Some(decided) = decided? {
             chaos::point("after_claim");
-            let (goes_on, is_small) = (request.goes_on, claimed.won.len() <= self.terms.waited_for);
-            self.send(pass, request, claimed, outbox).await?;
-            if is_small && let Some(left) = outbox.left().await {
-                self.settle(left?).await;
+            let (goes_on, is_small) = (decided.request.goes_on, decided.claimed.won.len() <= self.terms.waited_for);
+            self.send(pass, decided, outbox).await?;
+            if is_small {
+                self.leave(outbox).await?;
             }
             if goes_on {
                 return Ok(());
@@ -274,16 +302,67 @@ impl<S: Source, C: Claims> Deciding<S, C> {
         Ok(())
     }
 
+    /// Waits until the broker has what is under way, however often that takes a new lease.
+    async fn leave<Q: TaskQueue + 'static>(&mut self, outbox: &mut Outbox<Q, Settled>) -> Result<(), Stopped> {
+        while let Some(left) = outbox.left().await {
+            self.follow(left, outbox).await?;
+        }
+        Ok(())
+    }
+
+    /// What follows an attempt to publish.
+    async fn follow<Q: TaskQueue + 'static>(
+        &mut self,
+        left: Result<Left<Settled>, Stopped>,
+        outbox: &mut Outbox<Q, Settled>,
+    ) -> Result<(), Stopped> {
+        match left? {
+            Left::Published(settled) => self.settle(settled).await,
+            Left::Outdated(entry) => self.renew(entry, outbox).await?,
+        }
+        Ok(())
+    }
+
+    /// Lets the store renew the leases of an entry, and sends on its way what is left of it.
+    async fn renew<Q: TaskQueue + 'static>(
+        &mut self,
+        entry: Entry<Settled>,
+        outbox: &mut Outbox<Q, Settled>,
+    ) -> Result<(), Stopped> {
+        let Self { claims, waits, stop, .. } = self;
+        let id = entry.publication.id;
+        let renew = async || match claims.renew(id).await? {
+            Renewal::Held => Err(RenewError::Held),
+            Renewal::Taken(taken) => Ok(Some(taken)),
+            Renewal::Over => Ok(None),
+        };
+        let Some(taken) = until_done(&mut waits.renew, stop, renew).await? else {
+            // Published by a sweeper, or given up.
+            self.settle(Settled { published: Some(Vec::new()), ..entry.then }).await;
+            return Ok(());
+        };
+        let TakenUp { publication, stale, .. } = taken;
+        given_up(&self.metrics, &stale, GivenUp::Stale);
+        let published = publication.tasks.iter().map(|task| task.trigger_id).collect();
+        outbox.begin(Entry { publication, then: Settled { published: Some(published), ..entry.then }, ..entry });
+        Ok(())
+    }
+
     /// Lets the store decide the batch or its next part; `None` when nothing of it is ours any more.
-    async fn claim(&mut self, pass: &mut Pass) -> Result<Option<(ClaimRequest, Claimed)>, Stopped> {
+    async fn claim(&mut self, pass: &mut Pass) -> Result<Option<Decided>, Stopped> {
         loop {
             // An id of its own for whatever is asked: what an earlier request with other texts has won stays that one's.
             let request = pass.request(Uuid::new_v4(), &self.terms);
             let Self { claims, waits, stop, .. } = self;
-            match until_done(&mut waits.claim, stop, async || claims.claim(&request).await).await? {
+            let mut asked_at = clock::timer();
+            let claim = async || {
+                asked_at = clock::timer();
+                claims.claim(&request).await
+            };
+            match until_done(&mut waits.claim, stop, claim).await? {
                 Verdict::Claimed(claimed) => {
                     pass.decided(&request, &claimed, &mut self.begun);
-                    return Ok(Some((request, claimed)));
+                    return Ok(Some(Decided { request, claimed, asked_at }));
                 }
                 // Another signal of the batch may lead where the ledger knows the first.
                 Verdict::Known(positions) => pass.skip(&positions, &self.terms),
@@ -314,20 +393,24 @@ impl<S: Source, C: Claims> Deciding<S, C> {
     async fn send<Q: TaskQueue + 'static>(
         &mut self,
         pass: Pass,
-        request: ClaimRequest,
-        claimed: Claimed,
+        decided: Decided,
         outbox: &mut Outbox<Q, Settled>,
     ) -> Result<(), Stopped> {
+        let Decided { request, claimed, asked_at } = decided;
         if pass.sums.parts == 1 {
             self.events.matched(&pass.batch, &pass.matches);
         }
-        let task = |position: &usize| {
-            let text = &request.wanted[*position].text;
-            Task { trigger_id: text.trigger_id, kwargs: text.kwargs.clone() }
+        let won = || claimed.won.iter().map(|position| &request.wanted[*position]);
+        let task = |wanted: &Wanted| Task { trigger_id: wanted.text.trigger_id, kwargs: wanted.text.kwargs.clone() };
+        let Terms { lease, margin, .. } = self.terms;
+        let publication = Publication {
+            id: request.publication_id,
+            expires: claimed.leased_until.saturating_sub(margin).unwrap_or(claimed.leased_until),
+            // Of a claim whose reply was lost the lease is older than this attempt: it has to be renewed.
+            publish_by: if claimed.is_repeated { asked_at } else { publish_by(asked_at, lease) },
+            tasks: won().map(task).collect(),
         };
-        let tasks = claimed.won.iter().map(task).collect();
-        let publication = Publication { id: request.publication_id, expires: claimed.leased_until, tasks };
-        let leads = pass.leads(&request, &claimed).collect();
+        let record_times = won().map(|wanted| (wanted.text.trigger_id, wanted.record_time_ms)).collect();
         if !request.goes_on && chaos::bug(Bug::CommitBeforePublish) {
             self.commit(&pass.batch).await;
         }
@@ -341,13 +424,16 @@ impl<S: Source, C: Claims> Deciding<S, C> {
         } else {
             Some(Box::new(pass))
         };
-        outbox.begin(publication, leads, Settled { request, claimed, ended });
+        outbox.begin(Entry { publication, record_times, then: Settled { request, claimed, ended, published: None } });
         Ok(())
     }
 
     /// What follows when the broker has the tasks of a claim.
     async fn settle(&mut self, settled: Settled) {
-        let Settled { request, claimed, ended } = settled;
+        let Settled { request, mut claimed, ended, published } = settled;
+        if let Some(published) = published {
+            claimed.won.retain(|position| published.contains(&request.wanted[*position].text.trigger_id));
+        }
         if !claimed.won.is_empty() {
             self.claims.confirm(request.publication_id);
         }

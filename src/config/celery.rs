@@ -109,6 +109,17 @@ impl CeleryConfig {
     }
 }
 
+impl CeleryConfig {
+    /// The broker and the queue, without credentials: who publishes to another target belongs to another deployment.
+    pub fn target(&self) -> String {
+        let queue = &self.task_queue;
+        match &self.broker {
+            Broker::Redis(address) => format!("{} {}{queue}", address.redacted(), self.global_keyprefix),
+            Broker::Amqp(address) => format!("{} {queue}", address.redacted),
+        }
+    }
+}
+
 fn result_backend(reader: &mut Reader<'_>) -> Option<ResultBackend> {
     let Some(url) = reader.optional("CELERY_RESULT_BACKEND") else { return Some(ResultBackend::Unseen) };
     if !["redis://", "rediss://", "redis+socket://"].iter().any(|scheme| url.starts_with(scheme)) {

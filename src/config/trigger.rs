@@ -32,6 +32,8 @@ pub struct TriggerConfig {
     pub scope: Scope,
     /// How long a claim holds its slot when nothing tells that it is over.
     pub lease: Duration,
+    /// How long before the end of its lease a task may start at the latest: its first sign must come before the slot is free.
+    pub lease_margin: Duration,
     /// How long a task may leave no trace of a start before it is enqueued again.
     pub start_timeout: Duration,
     /// How often a task is enqueued at most.
@@ -52,6 +54,18 @@ impl TriggerConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let scope = reader.choice("TRIGGER_SCOPE", &[("pipeline", Scope::Pipeline), ("ticker", Scope::Ticker)]);
         let lease = reader.seconds("TRIGGER_LEASE_SECONDS", 1.0, 604_800.0);
+        let lease_margin = match reader.optional("TRIGGER_LEASE_MARGIN_SECONDS") {
+            None => lease.map(|lease| lease / 10),
+            Some(_) => reader.seconds("TRIGGER_LEASE_MARGIN_SECONDS", 0.0, 604_800.0),
+        };
+        if let (Some(lease), Some(margin)) = (lease, lease_margin)
+            && margin >= lease
+        {
+            reader.problem(
+                "TRIGGER_LEASE_MARGIN_SECONDS",
+                "no task could start: it must be less than TRIGGER_LEASE_SECONDS".to_owned(),
+            );
+        }
         let start_timeout = reader.seconds("TRIGGER_START_TIMEOUT_SECONDS", 1.0, 604_800.0);
         let max_attempts = reader.number("TRIGGER_MAX_ATTEMPTS", 1, 100);
         let worker_guard = reader
@@ -74,6 +88,7 @@ impl TriggerConfig {
         Some(Self {
             scope: scope?,
             lease: lease?,
+            lease_margin: lease_margin?,
             start_timeout: start_timeout?,
             max_attempts: max_attempts?,
             worker_guard: worker_guard?,

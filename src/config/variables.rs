@@ -55,6 +55,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("CELERY_GLOBAL_KEYPREFIX", None, "text", "Redis: the workers' transport option global_keyprefix"),
     variable("TRIGGER_SCOPE", Some("pipeline"), "pipeline|ticker", "what may have one execution in flight"),
     variable("TRIGGER_LEASE_SECONDS", Some("900"), "seconds", "how long a claim holds when nothing tells that its task is over"),
+    variable("TRIGGER_LEASE_MARGIN_SECONDS", None, "seconds", "so long before the end of its lease a task expires; more than workers' clocks may be behind; a tenth of the lease when not set"),
     variable("TRIGGER_START_TIMEOUT_SECONDS", Some("120"), "seconds", "a task that left no trace of a start for so long is enqueued again (needs the worker guard)"),
     variable("TRIGGER_MAX_ATTEMPTS", Some("3"), "times", "how often a task is enqueued at most before its trigger counts as failed"),
     variable("TRIGGER_WORKER_GUARD", Some("auto"), "auto|yes|no", "whether workers let one start happen for each task; auto: once the table dispatcher.starts shows it"),

@@ -76,7 +76,7 @@ impl Pass {
 
     fn wanted(&self, terms: &Terms) -> Vec<Wanted> {
         let Self { batch, matches, .. } = self;
-        let mut texts = Texts::new(&terms.celery, &terms.topic, batch, &matches.rules);
+        let mut texts = Texts::new(&terms.celery, &terms.topic, terms.ids, batch, &matches.rules);
         let mut wanted = |candidate: &Candidate| {
             let signal = &batch.signals()[candidate.signal as usize];
             let ticker = if candidate.ticker == WHOLE { "" } else { batch.text(batch.mention(candidate.mentions[0]).ticker) };
@@ -86,6 +86,7 @@ impl Pass {
                 ticker: ticker.to_owned(),
                 partition: signal.partition,
                 offset: signal.offset,
+                record_time_ms: signal.record_time_ms,
                 shared: candidate.shared,
             }
         };
@@ -138,13 +139,6 @@ impl Pass {
             begun.insert((request.wanted[*won].partition, request.wanted[*won].offset));
         }
         self.next += request.wanted.len();
-    }
-
-    /// When the records that lead what was won were written, in milliseconds since 1970.
-    pub(super) fn leads(&self, request: &ClaimRequest, claimed: &Claimed) -> impl Iterator<Item = i64> {
-        let first = if request.goes_on { self.next - request.wanted.len() } else { self.next };
-        let signal = move |won: &usize| self.matches.candidates[first + won].signal;
-        claimed.won.iter().map(signal).map(|signal| self.batch.signals()[signal as usize].record_time_ms)
     }
 
     /// Lets other signals lead where the ledger knows the first. Slots that are decided keep their leaders.

@@ -80,6 +80,9 @@ pub(super) async fn fill_in(connection: &Connection, sql: &str) -> Result<String
     Ok(sql
         .replace("{busy}", busy)
         .replace("{over}", &over(indexed_by(connection, "created_at").await?))
+        .replace("{over_by_id}", include_str!("sql/over_by_id.sql"))
+        .replace("{over_by_time}", include_str!("sql/over_by_time.sql"))
+        .replace("{ours}", include_str!("sql/ours.sql"))
         .replace("{id_is_trigger}", id_is_trigger)
         .replace("{pipeline_id}", &id("c"))
         .replace("{slot_pipeline_id}", &id("s"))

@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{ClaimRequest, Claimed, Claims, Verdict, Wanted};
+use super::{ClaimRequest, Claimed, Claims, GivenUp, Renewal, Verdict, Wanted};
 use crate::clock;
 use crate::intake::Start;
 
@@ -68,8 +68,12 @@ pub struct Trigger {
     pub claimed_at_ms: i64,
     /// When its lease ends.
     pub leased_until_ms: i64,
-    /// Whether it was given up: published as often as allowed, and never started.
-    pub failed: bool,
+    /// Kafka's time of the record that leads, in milliseconds since 1970.
+    pub record_time_ms: i64,
+    /// The deployment that claimed it.
+    pub deployment: i32,
+    /// Whether and why it was given up.
+    pub given_up: Option<GivenUp>,
 }
 
 #[derive(Debug, Clone)]
@@ -82,11 +86,12 @@ struct Slot {
 
 #[derive(Debug, Default)]
 struct State {
-    progress: BTreeMap<i32, Progress>,
+    /// By deployment and partition.
+    progress: BTreeMap<(i32, i32), Progress>,
     triggers: BTreeMap<Uuid, Trigger>,
     publications: sweep::Publications,
-    /// The publications of parts, by partition, as long as the progress says that a batch is begun.
-    parts: BTreeMap<i32, Vec<Uuid>>,
+    /// The publications of parts, by deployment and partition, as long as the progress says that a batch is begun.
+    parts: BTreeMap<(i32, i32), Vec<Uuid>>,
     slots: BTreeMap<(Uuid, String), Slot>,
     /// Active executions by pipeline, with the symbol they are for.
     active: HashMap<Uuid, Vec<(Uuid, Option<String>)>>,
@@ -128,6 +133,20 @@ impl MemoryStore {
         state.active.entry(pipeline_id).or_default().push((execution_id, symbol));
     }
 
+    /// Frees slots whose trigger is over by its result, where that can only be of the attempt that holds the slot.
+    /// A trigger that was revoked or expired may have had a second message.
+    pub fn release(&self, ended: &[Uuid], revoked: &[Uuid]) {
+        let mut state = self.state();
+        for (id, is_revoked) in ended.iter().map(|id| (id, false)).chain(revoked.iter().map(|id| (id, true))) {
+            let Some(trigger) = state.triggers.get(id) else { continue };
+            let slot = (trigger.pipeline_id, trigger.ticker.clone());
+            let was_swept = state.publications.was_swept(trigger.publication_id);
+            if trigger.attempt == 1 && !(is_revoked && was_swept) && state.holds(*id) {
+                state.slots.remove(&slot);
+            }
+        }
+    }
+
     /// A worker ends an execution.
     pub fn finish_execution(&self, execution_id: Uuid, pipeline_id: Uuid) {
         let mut state = self.state();
@@ -137,9 +156,16 @@ impl MemoryStore {
         state.over.insert(execution_id);
     }
 
-    /// What became of the records, by partition.
+    /// What became of the records of the first deployment, by partition.
     pub fn progress(&self) -> BTreeMap<i32, Progress> {
-        self.state().progress.clone()
+        self.progress_of(FIRST)
+    }
+
+    /// What became of the records of a deployment, by partition.
+    pub fn progress_of(&self, deployment: i32) -> BTreeMap<i32, Progress> {
+        let state = self.state();
+        let of_it = state.progress.iter().filter(|((of, _), _)| *of == deployment);
+        of_it.map(|((_, partition), progress)| (*partition, *progress)).collect()
     }
 
     /// Every trigger in the ledger.
@@ -152,9 +178,36 @@ impl MemoryStore {
         self.state().triggers.clone()
     }
 
-    /// A dispatcher's access to the store.
+    /// The access of a dispatcher of the first deployment.
     pub fn claims(&self, lease: Duration) -> MemoryClaims {
-        MemoryClaims { store: self.clone(), lease, unwritten: Vec::new() }
+        self.claims_of(&MemoryTerms { lease, ..MemoryTerms::default() })
+    }
+
+    /// A dispatcher's access to the store.
+    pub fn claims_of(&self, terms: &MemoryTerms) -> MemoryClaims {
+        MemoryClaims { store: self.clone(), terms: *terms, unwritten: Vec::new(), written: Vec::new() }
+    }
+}
+
+/// The deployment where there is only one.
+const FIRST: i32 = 1;
+
+/// Whose triggers are published, and with which lease: as [`super::sweep::LeaseTerms`].
+#[derive(Debug, Clone, Copy)]
+pub struct MemoryTerms {
+    /// The deployment.
+    pub deployment: i32,
+    /// How long a lease holds.
+    pub lease: Duration,
+    /// How long before the end of its lease a task expires.
+    pub margin: Duration,
+    /// Triggers whose signal is older are given up instead of published; `None` is no limit.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for MemoryTerms {
+    fn default() -> Self {
+        Self { deployment: FIRST, lease: Duration::from_secs(900), margin: Duration::ZERO, max_age: None }
     }
 }
 
@@ -162,8 +215,9 @@ impl MemoryStore {
 #[derive(Debug)]
 pub struct MemoryClaims {
     store: MemoryStore,
-    lease: Duration,
+    terms: MemoryTerms,
     unwritten: Vec<Uuid>,
+    written: Vec<Uuid>,
 }
 
 impl State {
@@ -187,14 +241,15 @@ impl State {
             || (self.is_idle(wanted.pipeline_id, &wanted.ticker, now_ms) && self.triggers.contains_key(id))
     }
 
-    fn decide(&mut self, request: &ClaimRequest, lease: Duration, now_ms: i64) -> Verdict {
-        let state_of = |partition: i32| self.progress.get(&partition).copied().unwrap_or_default();
+    fn decide(&mut self, request: &ClaimRequest, terms: &MemoryTerms, now_ms: i64) -> Verdict {
+        let MemoryTerms { deployment, lease, .. } = *terms;
+        let state_of = |partition: i32| self.progress.get(&(deployment, partition)).copied().unwrap_or_default();
         let mut repeated = true;
         let mut fenced = Vec::new();
         for (span, _) in &request.spans {
             let progress = state_of(span.partition);
             let mine = progress.epoch == span.epoch;
-            let is_begun = self.parts.get(&span.partition).is_some_and(|parts| parts.contains(&request.publication_id));
+            let is_begun = self.parts.get(&(deployment, span.partition)).is_some_and(|parts| parts.contains(&request.publication_id));
             if !mine || progress.next_offset.is_some_and(|next| next > span.first_offset) {
                 fenced.push(span.partition);
             }
@@ -212,7 +267,7 @@ impl State {
                 let id = &wanted.text.trigger_id;
                 request.goes_on && self.triggers.contains_key(id) && !ours(id)
             });
-            return Verdict::Claimed(Claimed { won, known, leased_until, unknown_statuses: Vec::new() });
+            return Verdict::Claimed(Claimed { won, known, leased_until, is_repeated: true, unknown_statuses: Vec::new() });
         }
         if !fenced.is_empty() {
             return Verdict::Fenced(fenced);
@@ -228,32 +283,32 @@ impl State {
                 continue;
             }
             self.slots.insert((wanted.pipeline_id, wanted.ticker.clone()), Slot { trigger_id, leased_until_ms, answered: false });
-            self.triggers.insert(trigger_id, Trigger::new(wanted, request.publication_id, now_ms, leased_until_ms));
+            self.triggers.insert(trigger_id, Trigger::new(wanted, request.publication_id, deployment, now_ms, leased_until_ms));
             won.push(position);
         }
         if !won.is_empty() {
-            self.publications.claimed(request.publication_id, now_ms);
+            self.publications.claimed(request.publication_id, deployment, now_ms);
         }
         if request.goes_on {
-            self.begin(request);
+            self.begin(request, deployment);
         } else {
-            self.count(request, &won, &known);
+            self.count(request, deployment, &won, &known);
         }
-        Verdict::Claimed(Claimed { won, known, leased_until, unknown_statuses: Vec::new() })
+        Verdict::Claimed(Claimed { won, known, leased_until, is_repeated: false, unknown_statuses: Vec::new() })
     }
 
     /// Notes that a part is decided; the records are counted with the last one.
-    fn begin(&mut self, request: &ClaimRequest) {
+    fn begin(&mut self, request: &ClaimRequest, deployment: i32) {
         for (span, _) in &request.spans {
-            let parts = self.parts.entry(span.partition).or_default();
+            let parts = self.parts.entry((deployment, span.partition)).or_default();
             parts.push(request.publication_id);
-            let progress = self.progress.entry(span.partition).or_default();
+            let progress = self.progress.entry((deployment, span.partition)).or_default();
             let until = progress.begun.map_or(span.next_offset, |(_, until)| until.max(span.next_offset));
             progress.begun = Some((parts.len(), until));
         }
     }
 
-    fn count(&mut self, request: &ClaimRequest, won: &[usize], known: &[usize]) {
+    fn count(&mut self, request: &ClaimRequest, deployment: i32, won: &[usize], known: &[usize]) {
         // A record is triggered if it leads any trigger, redelivered if the ledger knows it everywhere, else busy.
         let mut records: BTreeMap<(i32, i64), (bool, bool)> = BTreeMap::new();
         for (position, wanted) in request.wanted.iter().enumerate() {
@@ -262,7 +317,7 @@ impl State {
             record.1 &= known.binary_search(&position).is_ok();
         }
         for (span, counts) in &request.spans {
-            let progress = self.progress.entry(span.partition).or_default();
+            let progress = self.progress.entry((deployment, span.partition)).or_default();
             progress.next_offset = Some(span.next_offset);
             progress.consumed += span.consumed;
             progress.redelivered += counts.redelivered;
@@ -275,7 +330,7 @@ impl State {
             // A batch that was begun before a crash may have gone further than this one.
             if progress.begun.is_some_and(|(_, until)| until <= span.next_offset) {
                 progress.begun = None;
-                self.parts.remove(&span.partition);
+                self.parts.remove(&(deployment, span.partition));
             }
             for (_, outcome) in records.range((span.partition, i64::MIN)..=(span.partition, i64::MAX)) {
                 match outcome {
@@ -289,7 +344,7 @@ impl State {
 }
 
 impl Trigger {
-    fn new(wanted: &Wanted, publication_id: Uuid, claimed_at_ms: i64, leased_until_ms: i64) -> Self {
+    fn new(wanted: &Wanted, publication_id: Uuid, deployment: i32, claimed_at_ms: i64, leased_until_ms: i64) -> Self {
         Self {
             pipeline_id: wanted.pipeline_id,
             ticker: wanted.ticker.clone(),
@@ -302,7 +357,9 @@ impl Trigger {
             attempt: 1,
             claimed_at_ms,
             leased_until_ms,
-            failed: false,
+            record_time_ms: wanted.record_time_ms,
+            deployment,
+            given_up: None,
         }
     }
 }
@@ -330,7 +387,7 @@ impl Claims for MemoryClaims {
     async fn open(&mut self, partitions: &[i32]) -> Result<Vec<Start>, Infallible> {
         let mut state = self.store.state();
         let open = |partition: &i32| {
-            let progress = state.progress.entry(*partition).or_default();
+            let progress = state.progress.entry((self.terms.deployment, *partition)).or_default();
             progress.epoch += 1;
             Start { partition: *partition, epoch: progress.epoch, next_offset: progress.next_offset }
         };
@@ -340,10 +397,12 @@ impl Claims for MemoryClaims {
     async fn begun(&mut self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, Infallible> {
         let state = self.store.state();
         let is_begun = |trigger: &&Trigger| {
-            let next = state.progress.get(&trigger.partition).and_then(|progress| progress.next_offset).unwrap_or(0);
-            partitions.contains(&trigger.partition)
+            let place = (self.terms.deployment, trigger.partition);
+            let next = state.progress.get(&place).and_then(|progress| progress.next_offset).unwrap_or(0);
+            trigger.deployment == self.terms.deployment
+                && partitions.contains(&trigger.partition)
                 && trigger.offset >= next
-                && state.parts.get(&trigger.partition).is_some_and(|parts| parts.contains(&trigger.claimed_as))
+                && state.parts.get(&place).is_some_and(|parts| parts.contains(&trigger.claimed_as))
         };
         let places: BTreeSet<_> =
             state.triggers.values().filter(is_begun).map(|trigger| (trigger.partition, trigger.offset)).collect();
@@ -353,14 +412,22 @@ impl Claims for MemoryClaims {
     async fn claim(&mut self, request: &ClaimRequest) -> Result<Verdict, Infallible> {
         let now_ms = (self.store.now_ms)();
         let mut state = self.store.state();
-        let verdict = state.decide(request, self.lease, now_ms);
+        let verdict = state.decide(request, &self.terms, now_ms);
         state.publications.confirm(&self.unwritten, now_ms);
-        self.unwritten.clear();
+        self.written.append(&mut self.unwritten);
         Ok(verdict)
+    }
+
+    async fn renew(&mut self, publication_id: Uuid) -> Result<Renewal, Infallible> {
+        Ok(self.store.renew(&self.terms, publication_id))
     }
 
     fn confirm(&mut self, publication_id: Uuid) {
         self.unwritten.push(publication_id);
+    }
+
+    fn written(&mut self) -> Vec<Uuid> {
+        std::mem::take(&mut self.written)
     }
 
     fn has_unwritten(&self) -> bool {
@@ -369,7 +436,7 @@ impl Claims for MemoryClaims {
 
     async fn flush(&mut self) -> Result<(), Infallible> {
         self.store.confirm(&self.unwritten);
-        self.unwritten.clear();
+        self.written.append(&mut self.unwritten);
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 
 mod catalog;
 mod database;
+pub mod deployment;
 pub mod memory;
 pub mod migrate;
 pub mod postgres;
@@ -21,7 +22,7 @@ use uuid::Uuid;
 
 use crate::intake::{PartitionSpan, Start};
 use crate::rules::PartitionCounts;
-use crate::tasks::TriggerText;
+use crate::tasks::{Publication, TriggerText};
 
 pub use database::{Connection, Database, StoreError};
 
@@ -38,6 +39,8 @@ pub struct Wanted {
     pub partition: i32,
     /// Its offset there.
     pub offset: i64,
+    /// When Kafka got its record, in milliseconds since 1970.
+    pub record_time_ms: i64,
     /// Whether another signal of the batch could lead instead.
     pub shared: bool,
 }
@@ -78,8 +81,51 @@ pub struct Claimed {
     pub known: Vec<usize>,
     /// When the triggers' leases end.
     pub leased_until: Timestamp,
+    /// Whether an earlier attempt of the request was applied, and its reply lost: the lease is as old as that attempt.
+    pub is_repeated: bool,
     /// Statuses of executions that no list names; they count as active.
     pub unknown_statuses: Vec<String>,
+}
+
+/// An outbox entry that was taken up, with its leases renewed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TakenUp {
+    /// What is to be published of it.
+    pub publication: Publication,
+    /// Triggers that were given up because their signal is too old by now; their slots are free.
+    pub stale: Vec<Uuid>,
+    /// Whether some of its tasks have started: the broker had them.
+    pub is_started: bool,
+}
+
+/// What the loop may do with an outbox entry whose lease has grown old.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Renewal {
+    /// Publish what is left of it.
+    Taken(TakenUp),
+    /// A sweeper has it under way: ask again.
+    Held,
+    /// Nothing: it was published or given up meanwhile.
+    Over,
+}
+
+/// Why a trigger was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenUp {
+    /// It was enqueued as often as allowed, and never started.
+    NeverStarted,
+    /// Its signal was too old before its task reached the broker.
+    Stale,
+}
+
+impl GivenUp {
+    /// As in the ledger and the metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NeverStarted => "never_started",
+            Self::Stale => "stale",
+        }
+    }
 }
 
 /// Decides batches.
@@ -106,8 +152,17 @@ pub trait Claims: Send {
     /// The store does not answer or refuses. Whether the request is decided is unknown.
     fn claim(&mut self, request: &ClaimRequest) -> impl Future<Output = Result<Verdict, Self::Error>> + Send;
 
+    /// Renews the leases of an outbox entry that the broker has not taken in time, or gives up what is too old by now.
+    ///
+    /// # Errors
+    /// The store does not answer or refuses.
+    fn renew(&mut self, publication_id: Uuid) -> impl Future<Output = Result<Renewal, Self::Error>> + Send;
+
     /// Remembers that the broker has a publication. Written with the next claim, or by [`Claims::flush`].
     fn confirm(&mut self, publication_id: Uuid);
+
+    /// Confirmations that were written since this was last asked.
+    fn written(&mut self) -> Vec<Uuid>;
 
     /// Whether confirmations wait to be written.
     fn has_unwritten(&self) -> bool;

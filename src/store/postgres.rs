@@ -9,11 +9,14 @@ use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
 use super::database::Connection;
-use super::{ClaimRequest, Claimed, Claims, Database, StoreError, Verdict, Wanted, catalog};
+use super::deployment::{Deployment, DeploymentKey, register};
+use super::sweep::{LeaseTerms, renew};
+use super::{ClaimRequest, Claimed, Claims, Database, Renewal, StoreError, Verdict, Wanted, catalog};
 use crate::chaos::{self, Bug};
 use crate::clock;
 use crate::config::Config;
 use crate::intake::Start;
+use crate::tasks::trigger_id;
 use crate::telemetry::Seldom;
 
 /// Planning a claim anew for each batch takes longer than a small claim itself, so one plan serves all sizes: it looks every
@@ -26,12 +29,14 @@ const REPLAN_AFTER: Duration = Duration::from_secs(10);
 /// Whose progress, and what a claim is.
 #[derive(Debug, Clone)]
 pub struct ClaimTerms {
-    /// The consumer group.
-    pub group: String,
-    /// The topic.
-    pub topic: String,
+    /// The consumer group, the topic, and where the tasks go.
+    pub key: DeploymentKey,
     /// How long a claim holds.
     pub lease: Duration,
+    /// How long before the end of its lease a task expires.
+    pub margin: Duration,
+    /// Triggers whose signal is older are given up instead of published; `None` is no limit.
+    pub max_age: Option<Duration>,
     /// Statuses that we know to be active.
     pub active: Vec<String>,
     /// Statuses that are over.
@@ -43,9 +48,10 @@ impl ClaimTerms {
     pub fn new(config: &Config) -> Self {
         let list = |set: &BTreeSet<String>| set.iter().cloned().collect();
         Self {
-            group: config.kafka.consumer_group.clone(),
-            topic: config.kafka.signal_topic.clone(),
+            key: DeploymentKey::new(config),
             lease: config.trigger.lease,
+            margin: config.trigger.lease_margin,
+            max_age: config.trigger.max_signal_age,
             active: list(&config.trigger.active_statuses),
             over: list(&config.trigger.over_statuses),
         }
@@ -60,6 +66,8 @@ pub struct PostgresClaims {
     session: Option<Session>,
     /// Publications that the broker has, and the store does not know it yet.
     unwritten: Vec<Uuid>,
+    /// Confirmations that were written since the loop last asked.
+    written: Vec<Uuid>,
     seldom: Seldom,
 }
 
@@ -70,12 +78,13 @@ struct Session {
     sql: String,
     claim: Statement,
     planned_at: Instant,
+    deployment: Deployment,
 }
 
 impl PostgresClaims {
     /// Prepares the claims; PostgreSQL need not be reachable yet.
     pub fn new(database: Database, terms: ClaimTerms) -> Self {
-        Self { database, terms, session: None, unwritten: Vec::new(), seldom: Seldom::default() }
+        Self { database, terms, session: None, unwritten: Vec::new(), written: Vec::new(), seldom: Seldom::default() }
     }
 
     /// The session, made if there is none. It is taken out, so that every error drops it.
@@ -98,10 +107,12 @@ impl PostgresClaims {
             }
         }
         let claim = connection.prepare(&sql, &[]).await?;
-        Ok(Session { connection, sql, claim, planned_at: clock::now() })
+        let deployment = register(&connection, &self.terms.key).await?;
+        Ok(Session { connection, sql, claim, planned_at: clock::now(), deployment })
     }
 
-    async fn claim_on(&self, connection: &Connection, claim: &Statement, request: &ClaimRequest) -> Result<Verdict, StoreError> {
+    async fn claim_on(&self, session: &Session, request: &ClaimRequest) -> Result<Verdict, StoreError> {
+        let Session { connection, claim, deployment, .. } = session;
         let spans = &request.spans;
         let partition: Vec<i32> = spans.iter().map(|(span, _)| span.partition).collect();
         let column = |of: fn(&(crate::intake::PartitionSpan, crate::rules::PartitionCounts)) -> i64| -> Vec<i64> {
@@ -110,9 +121,15 @@ impl PostgresClaims {
         let wanted = &request.wanted;
         let texts = |of: fn(&Wanted) -> &str| -> Vec<&str> { wanted.iter().map(of).collect() };
         let ids = |of: fn(&Wanted) -> Uuid| -> Vec<Uuid> { wanted.iter().map(of).collect() };
-        let values: [&(dyn ToSql + Sync); 29] = [
-            &self.terms.group,
-            &self.terms.topic,
+        // Missing ones are null in SQL.
+        let former_ids = if deployment.looks_back {
+            ids(|wanted| trigger_id(wanted.pipeline_id, &wanted.ticker, &wanted.text.signal_id))
+        } else {
+            Vec::new()
+        };
+        let values: [&(dyn ToSql + Sync); 32] = [
+            &self.terms.key.group,
+            &self.terms.key.topic,
             &partition,
             &column(|(span, _)| span.epoch),
             &column(|(span, _)| span.first_offset),
@@ -140,6 +157,9 @@ impl PostgresClaims {
             &request.goes_on,
             &column(|(_, counts)| counts.triggered),
             &column(|(_, counts)| counts.busy),
+            &deployment.id,
+            &wanted.iter().map(|wanted| wanted.record_time_ms).collect::<Vec<_>>(),
+            &former_ids,
         ];
         let rows = connection.query_prepared(claim, &values).await?;
         let row = rows.first().ok_or_else(|| StoreError::Schema("the claim gave no row".to_owned()))?;
@@ -149,6 +169,7 @@ impl PostgresClaims {
                 won: positions(row, 2)?,
                 known: positions(row, 3)?,
                 leased_until: timestamp(row, 1)?,
+                is_repeated: false,
                 unknown_statuses: row.try_get(5).map_err(StoreError::Answer)?,
             })),
             "known" => Ok(Verdict::Known(positions(row, 3)?)),
@@ -173,7 +194,13 @@ impl PostgresClaims {
         let position: HashMap<Uuid, usize> =
             request.wanted.iter().enumerate().map(|(position, wanted)| (wanted.text.trigger_id, position)).collect();
         let mut claimed =
-            Claimed { won: Vec::new(), known: Vec::new(), leased_until: Timestamp::UNIX_EPOCH, unknown_statuses: Vec::new() };
+            Claimed {
+                won: Vec::new(),
+                known: Vec::new(),
+                leased_until: Timestamp::UNIX_EPOCH,
+                is_repeated: true,
+                unknown_statuses: Vec::new(),
+            };
         for row in &rows {
             let id: Uuid = row.try_get(0).map_err(StoreError::Answer)?;
             claimed.leased_until = timestamp(row, 1)?;
@@ -200,7 +227,7 @@ impl Claims for PostgresClaims {
     async fn open(&mut self, partitions: &[i32]) -> Result<Vec<Start>, StoreError> {
         let session = self.session().await?;
         let rows =
-            session.connection.query(include_str!("sql/open.sql"), &[&self.terms.group, &self.terms.topic, &partitions]).await?;
+            session.connection.query(include_str!("sql/open.sql"), &[&self.terms.key.group, &self.terms.key.topic, &partitions]).await?;
         let starts = rows
             .iter()
             .map(|row| Ok(Start { partition: row.try_get(0)?, epoch: row.try_get(1)?, next_offset: row.try_get(2)? }))
@@ -213,7 +240,7 @@ impl Claims for PostgresClaims {
     async fn begun(&mut self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, StoreError> {
         let session = self.session().await?;
         let rows =
-            session.connection.query(include_str!("sql/begun.sql"), &[&self.terms.group, &self.terms.topic, &partitions]).await?;
+            session.connection.query(include_str!("sql/begun.sql"), &[&self.terms.key.group, &self.terms.key.topic, &partitions]).await?;
         let places = rows
             .iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
@@ -229,7 +256,7 @@ impl Claims for PostgresClaims {
             session.claim = session.connection.prepare(&session.sql, &[]).await?;
             session.planned_at = clock::now();
         }
-        let verdict = match self.claim_on(&session.connection, &session.claim, request).await {
+        let verdict = match self.claim_on(&session, request).await {
             // It may be a record's fault: then waiting would stop its partition for ever.
             Err(error) if error.is_about_data() => match unstorable(&session.connection, &request.wanted).await? {
                 positions if positions.is_empty() => return Err(error),
@@ -240,13 +267,26 @@ impl Claims for PostgresClaims {
         self.session = Some(session);
         // A statement that was refused was not applied, nor what rode on it.
         if !matches!(verdict, Verdict::Refused(_)) {
-            self.unwritten.clear();
+            self.written.append(&mut self.unwritten);
         }
         Ok(verdict)
     }
 
+    async fn renew(&mut self, publication_id: Uuid) -> Result<Renewal, StoreError> {
+        let session = self.session().await?;
+        let Self { terms: ClaimTerms { lease, margin, max_age, .. }, .. } = *self;
+        let terms = LeaseTerms { deployment: session.deployment.clone(), lease, margin, max_age };
+        let renewal = renew(&session.connection, &terms, publication_id).await?;
+        self.session = Some(session);
+        Ok(renewal)
+    }
+
     fn confirm(&mut self, publication_id: Uuid) {
         self.unwritten.push(publication_id);
+    }
+
+    fn written(&mut self) -> Vec<Uuid> {
+        std::mem::take(&mut self.written)
     }
 
     fn has_unwritten(&self) -> bool {
@@ -260,7 +300,7 @@ impl Claims for PostgresClaims {
         let session = self.session().await?;
         session.connection.query(CONFIRM, &[&self.unwritten]).await?;
         self.session = Some(session);
-        self.unwritten.clear();
+        self.written.append(&mut self.unwritten);
         Ok(())
     }
 }

@@ -18,7 +18,8 @@ use uuid::Uuid;
 
 use self::link::Link;
 use super::celery::Encoder;
-use super::{Publication, Task, TaskQueue};
+use super::{Publication, Task, TaskQueue, TooLate};
+use crate::clock;
 use crate::config::{AmqpAddress, CeleryConfig};
 
 /// How long one chunk with its confirms may take. lapin itself waits for ever.
@@ -48,6 +49,9 @@ pub enum Error {
     /// RabbitMQ refused a message.
     #[error("rabbitmq refused a message for the queue {0}; it may be full")]
     Refused(String),
+    /// `publish_by` has passed.
+    #[error("rabbitmq: {0}")]
+    TooLate(super::TooLate),
     /// An alarm of RabbitMQ's: it reads nothing from publishers.
     #[error("rabbitmq at {0} takes no messages for the time being: it is short of memory or disk")]
     Blocked(String),
@@ -194,6 +198,10 @@ impl TaskQueue for AmqpQueue {
             None => self.within(CONNECT_TIMEOUT, Link::connect(self.address.expose())).await?,
         };
         let is_blocked = || link.connection.status().connected() && link.connection.status().blocked();
+        if clock::timer() > publication.publish_by {
+            self.link = Some(link);
+            return Err(Error::TooLate(TooLate));
+        }
         let result = if is_blocked() { None } else { Some(self.publish(&link.channel, publication).await) };
         match result {
             Some(Ok(())) => {

@@ -42,15 +42,39 @@ pub fn signal_id(topic: &str, batch: &Batch, signal: &Signal) -> String {
     Uuid::new_v5(&NAMESPACE, place.as_bytes()).to_string()
 }
 
-/// The trigger that a signal makes of a slot: always the same, so that a redelivered signal finds its own.
+/// The namespace of a deployment's trigger ids. Two deployments that read the same signal start an execution each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TriggerIds(Uuid);
+
+impl TriggerIds {
+    /// The ids of the versions that knew no deployments.
+    pub const FORMER: Self = Self(NAMESPACE);
+
+    /// The ids of a consumer group on a topic.
+    pub fn of(group: &str, topic: &str) -> Self {
+        let mut name = Vec::with_capacity(8 + group.len() + topic.len());
+        // The length keeps group and topic apart, whatever characters they have.
+        name.extend_from_slice(&(group.len() as u64).to_be_bytes());
+        name.extend_from_slice(group.as_bytes());
+        name.extend_from_slice(topic.as_bytes());
+        Self(Uuid::new_v5(&NAMESPACE, &name))
+    }
+
+    /// The trigger that a signal makes of a slot: always the same, so that a redelivered signal finds its own.
+    pub fn trigger_id(self, pipeline_id: Uuid, slot: &str, signal_id: &str) -> Uuid {
+        let mut name = Vec::with_capacity(24 + slot.len() + signal_id.len());
+        name.extend_from_slice(pipeline_id.as_bytes());
+        // The length keeps slot and signal apart, whatever characters they have.
+        name.extend_from_slice(&(slot.len() as u64).to_be_bytes());
+        name.extend_from_slice(slot.as_bytes());
+        name.extend_from_slice(signal_id.as_bytes());
+        Uuid::new_v5(&self.0, &name)
+    }
+}
+
+/// A trigger's id as the versions made it that knew no deployments.
 pub fn trigger_id(pipeline_id: Uuid, slot: &str, signal_id: &str) -> Uuid {
-    let mut name = Vec::with_capacity(24 + slot.len() + signal_id.len());
-    name.extend_from_slice(pipeline_id.as_bytes());
-    // The length keeps slot and signal apart, whatever characters they have.
-    name.extend_from_slice(&(slot.len() as u64).to_be_bytes());
-    name.extend_from_slice(slot.as_bytes());
-    name.extend_from_slice(signal_id.as_bytes());
-    Uuid::new_v5(&NAMESPACE, &name)
+    TriggerIds::FORMER.trigger_id(pipeline_id, slot, signal_id)
 }
 
 /// What the candidate would be told. `slot` is empty for a whole pipeline.
@@ -62,7 +86,7 @@ pub fn trigger_text(
     candidate: &Candidate,
     slot: &str,
 ) -> TriggerText {
-    Texts::new(config, topic, batch, rules).text(candidate, slot)
+    Texts::new(config, topic, TriggerIds::FORMER, batch, rules).text(candidate, slot)
 }
 
 /// Tells the candidates of one batch what they need to know. One signal may lead many of them: it is read once.
@@ -70,6 +94,7 @@ pub fn trigger_text(
 pub struct Texts<'a> {
     config: &'a CeleryConfig,
     topic: &'a str,
+    ids: TriggerIds,
     batch: &'a Batch,
     rules: &'a RuleSet,
     said: HashMap<u32, Said<'a>, foldhash::fast::RandomState>,
@@ -87,17 +112,17 @@ struct Said<'a> {
 
 impl<'a> Texts<'a> {
     /// Texts for a batch that was matched with these rules.
-    pub fn new(config: &'a CeleryConfig, topic: &'a str, batch: &'a Batch, rules: &'a RuleSet) -> Self {
-        Self { config, topic, batch, rules, said: HashMap::default() }
+    pub fn new(config: &'a CeleryConfig, topic: &'a str, ids: TriggerIds, batch: &'a Batch, rules: &'a RuleSet) -> Self {
+        Self { config, topic, ids, batch, rules, said: HashMap::default() }
     }
 
     /// What the candidate would be told. `slot` is empty for a whole pipeline.
     pub fn text(&mut self, candidate: &Candidate, slot: &str) -> TriggerText {
-        let Self { config, topic, batch, rules, .. } = *self;
+        let Self { config, topic, ids, batch, rules, .. } = *self;
         let said = self.said.entry(candidate.signal).or_insert_with(|| Said::new(topic, batch, candidate.signal));
         let pipeline_id = rules.pipeline_id(candidate.pipeline);
         let signal_id = said.signal_id.clone();
-        let trigger_id = if chaos::bug(Bug::NoConflictKey) { Uuid::new_v4() } else { trigger_id(pipeline_id, slot, &signal_id) };
+        let trigger_id = if chaos::bug(Bug::NoConflictKey) { Uuid::new_v4() } else { ids.trigger_id(pipeline_id, slot, &signal_id) };
         let symbol = batch.text(batch.mention(candidate.mentions[0]).ticker);
         let mut kwargs = Object::with_capacity(384 + said.context.len() + said.metadata.len());
         for argument in &config.arguments {

@@ -1,14 +1,14 @@
 //! A queue in memory, for the demo and the seeded simulation: the twin of [`super::redis`].
 
 use std::collections::{HashSet, VecDeque};
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Publication, Task, TaskQueue};
+use super::{Publication, Task, TaskQueue, TooLate};
+use crate::clock;
 
 /// A queue shared by its publisher and its workers.
 #[derive(Debug, Clone, Default)]
@@ -49,9 +49,12 @@ impl MemoryQueue {
 }
 
 impl TaskQueue for MemoryQueue {
-    type Error = Infallible;
+    type Error = TooLate;
 
-    async fn enqueue(&mut self, publication: &Publication) -> Result<(), Infallible> {
+    async fn enqueue(&mut self, publication: &Publication) -> Result<(), TooLate> {
+        if clock::timer() > publication.publish_by {
+            return Err(TooLate);
+        }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.published.insert(publication.id) {
             state.tasks.extend(publication.tasks.iter().map(|task| (task.clone(), publication.expires)));

@@ -10,11 +10,13 @@ pub mod memory;
 pub mod redis;
 
 use std::future::Future;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::time::Instant;
 use uuid::Uuid;
 
-pub use context::{Texts, TriggerText, signal_id, trigger_id, trigger_text};
+pub use context::{Texts, TriggerIds, TriggerText, signal_id, trigger_id, trigger_text};
 
 /// A task to be published.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,10 +32,22 @@ pub struct Task {
 pub struct Publication {
     /// What makes a repeated attempt recognisable.
     pub id: Uuid,
-    /// When workers throw the tasks away: the end of their lease.
+    /// When workers throw the tasks away: the end of their lease, less the margin.
     pub expires: Timestamp,
+    /// Until when the tasks may be published. Later somebody may have renewed the lease, and what is published must carry the
+    /// lease that is in force.
+    pub publish_by: Instant,
     /// The tasks; on a queue that keeps order, the first is consumed first (on Redis up to 1,000 tasks: more go out in parts).
     pub tasks: Vec<Task>,
+}
+
+/// How long tasks may be published after their lease was asked for, at most. Then the publisher asks for a new one, and so holds off
+/// the sweepers, which are more patient (`store::sweep::PATIENCE`).
+pub const PUBLISH_WITHIN: Duration = Duration::from_secs(5);
+
+/// Until when tasks may be published whose lease was asked for at `asked_at`.
+pub fn publish_by(asked_at: Instant, lease: Duration) -> Instant {
+    asked_at + (lease / 4).min(PUBLISH_WITHIN)
 }
 
 /// Where tasks go.
@@ -45,8 +59,11 @@ pub trait TaskQueue: Send {
     /// then does with tasks that it had already is each implementation's promise.
     ///
     /// # Errors
-    /// The broker does not answer or refuses. Whether it has the tasks is unknown.
+    /// The broker does not answer or refuses, or `publish_by` has passed. Whether it has the tasks is unknown.
     fn enqueue(&mut self, publication: &Publication) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// The store knows that the broker has this publication: nobody will publish it again.
+    fn settled(&mut self, _publication: Uuid) {}
 }
 
 /// The queue that the configuration names.
@@ -82,7 +99,15 @@ pub enum QueueError {
     /// RabbitMQ.
     #[error(transparent)]
     Amqp(#[from] amqp::Error),
+    /// The queue in memory.
+    #[error(transparent)]
+    Memory(#[from] TooLate),
 }
+
+/// The publication's `publish_by` has passed, and the broker has taken nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the lease of the tasks may no longer be in force; it is renewed before the next attempt")]
+pub struct TooLate;
 
 impl TaskQueue for Queue {
     type Error = QueueError;
@@ -91,10 +116,15 @@ impl TaskQueue for Queue {
         match self {
             Self::Redis(queue) => Ok(queue.enqueue(publication).await?),
             Self::Amqp(queue) => Ok(queue.enqueue(publication).await?),
-            Self::Memory(queue) => match queue.enqueue(publication).await {
-                Ok(()) => Ok(()),
-                Err(never) => match never {},
-            },
+            Self::Memory(queue) => Ok(queue.enqueue(publication).await?),
+        }
+    }
+
+    fn settled(&mut self, publication: Uuid) {
+        match self {
+            Self::Redis(queue) => queue.settled(publication),
+            Self::Amqp(queue) => queue.settled(publication),
+            Self::Memory(queue) => queue.settled(publication),
         }
     }
 }

@@ -38,6 +38,7 @@ pub struct Metrics {
     swept: Counter,
     lapsed: Counter,
     failed: Counter,
+    given_up: Family<Reason, Counter>,
     fenced: Counter,
     pipelines: Gauge,
     pipelines_skipped: Gauge,
@@ -71,6 +72,8 @@ impl Default for Metrics {
         };
         let rejected = Family::default();
         registry.register("signals_rejected", "Records sent to the dead-letter topic", rejected.clone());
+        let given_up = Family::default();
+        registry.register("triggers_given_up", "Triggers that were claimed and will not be enqueued again", given_up.clone());
         let latency = Buckets::new(BUCKETS);
         registry.register_with_unit(
             "trigger_latency",
@@ -95,6 +98,7 @@ impl Default for Metrics {
             rules_failed: counter(&mut registry, "rules_refresh_failures", "Refreshes of the rules that failed"),
             rules_loaded_at: gauge(&mut registry, "rules_loaded_timestamp_seconds", "When the rules in use were read"),
             rejected,
+            given_up,
             latency,
             // Three digits from 1 ms to an hour; the bounds are constants, so this cannot fail.
             recent: Mutex::new(Histogram::new_with_bounds(1, 3_600_000, 3).expect("valid bounds")),
@@ -139,9 +143,16 @@ impl Metrics {
         self.lapsed.inc();
     }
 
-    /// Triggers were given up.
+    /// Triggers never started.
     pub fn failed(&self, triggers: usize) {
         self.failed.inc_by(triggers as u64);
+    }
+
+    /// Triggers were given up.
+    pub fn given_up(&self, reason: &'static str, triggers: usize) {
+        if triggers > 0 {
+            self.given_up.get_or_create(&Reason { reason }).inc_by(triggers as u64);
+        }
     }
 
     /// A batch belongs to a newer owner.

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{MemoryStore, State, Trigger, milliseconds, timestamp};
-use crate::store::sweep::Retried;
-use crate::tasks::{Publication, Task};
+use super::{MemoryStore, MemoryTerms, State, milliseconds, timestamp};
+use crate::clock;
+use crate::store::sweep::{PATIENCE, Retried};
+use crate::store::{GivenUp, Renewal, TakenUp};
+use crate::tasks::{Publication, Task, publish_by};
 
 /// Publications that one round takes up at most.
 const TAKEN: usize = 50;
@@ -19,7 +21,7 @@ pub enum PublicationState {
     Claimed,
     /// The broker has it.
     Enqueued,
-    /// Given up: all its slots had passed on to newer triggers.
+    /// Given up: its slots had passed on to newer triggers, or its signals were too old.
     Lapsed,
 }
 
@@ -27,6 +29,7 @@ pub enum PublicationState {
 struct Row {
     /// The order of claims.
     number: usize,
+    deployment: i32,
     claimed_at_ms: i64,
     swept_at_ms: Option<i64>,
     /// When the broker had it, if that is known.
@@ -39,9 +42,9 @@ struct Row {
 pub(super) struct Publications(HashMap<Uuid, Row>);
 
 impl Publications {
-    pub(super) fn claimed(&mut self, id: Uuid, now_ms: i64) {
+    pub(super) fn claimed(&mut self, id: Uuid, deployment: i32, now_ms: i64) {
         let number = self.0.len();
-        let row = Row { number, claimed_at_ms: now_ms, swept_at_ms: None, enqueued_at_ms: None, lapsed: false };
+        let row = Row { number, deployment, claimed_at_ms: now_ms, swept_at_ms: None, enqueued_at_ms: None, lapsed: false };
         self.0.entry(id).or_insert(row);
     }
 
@@ -53,10 +56,19 @@ impl Publications {
         }
     }
 
-    /// Unconfirmed since before `due_ms`, oldest first.
-    fn due(&self, due_ms: i64) -> Vec<Uuid> {
+    pub(super) fn was_swept(&self, id: Uuid) -> bool {
+        self.0.get(&id).is_some_and(|row| row.swept_at_ms.is_some())
+    }
+
+    /// Whether it still waits to be published.
+    fn waits(&self, id: Uuid) -> bool {
+        self.0.get(&id).is_some_and(|row| row.enqueued_at_ms.is_none() && !row.lapsed)
+    }
+
+    /// The deployment's, unconfirmed since before `due_ms`, oldest first.
+    fn due(&self, deployment: i32, due_ms: i64) -> Vec<Uuid> {
         let is_due = |row: &Row| {
-            let waits = row.enqueued_at_ms.is_none() && !row.lapsed;
+            let waits = row.deployment == deployment && row.enqueued_at_ms.is_none() && !row.lapsed;
             waits && row.claimed_at_ms < due_ms && row.swept_at_ms.is_none_or(|at| at < due_ms)
         };
         let mut due: Vec<_> = self.0.iter().filter(|(_, row)| is_due(row)).map(|(id, row)| (row.number, *id)).collect();
@@ -67,7 +79,7 @@ impl Publications {
 
 impl State {
     /// Whether the trigger still holds its slot.
-    fn holds(&self, trigger_id: Uuid) -> bool {
+    pub(super) fn holds(&self, trigger_id: Uuid) -> bool {
         self.triggers.get(&trigger_id).is_some_and(|trigger| {
             let slot = self.slots.get(&(trigger.pipeline_id, trigger.ticker.clone()));
             slot.is_some_and(|slot| slot.trigger_id == trigger_id)
@@ -84,20 +96,56 @@ impl State {
         Some(Task { trigger_id, kwargs: trigger.kwargs.clone() })
     }
 
-    fn take_up(&mut self, id: Uuid, now_ms: i64, leased_until_ms: i64) -> Publication {
+    fn take_up(&mut self, terms: &MemoryTerms, id: Uuid, now_ms: i64) -> TakenUp {
         let mut held: Vec<_> = self
             .triggers
             .iter()
-            .filter(|(trigger_id, trigger)| trigger.publication_id == id && self.holds(**trigger_id))
+            .filter(|(_, trigger)| trigger.publication_id == id && trigger.given_up.is_none())
+            .filter(|(trigger_id, _)| self.holds(**trigger_id))
             .map(|(trigger_id, trigger)| ((trigger.pipeline_id, trigger.ticker.clone()), *trigger_id))
             .collect();
         held.sort_unstable();
-        let tasks: Vec<_> = held.into_iter().filter_map(|(_, trigger_id)| self.renew(trigger_id, leased_until_ms)).collect();
-        if let Some(row) = self.publications.0.get_mut(&id) {
-            row.swept_at_ms = Some(now_ms);
-            row.lapsed = tasks.is_empty();
+        let leased_until_ms = now_ms.saturating_add(milliseconds(terms.lease));
+        let mut taken = TakenUp { publication: terms.publication(id, leased_until_ms), stale: Vec::new(), is_started: false };
+        for (slot, trigger_id) in held {
+            if self.has_started(trigger_id) {
+                taken.is_started = true;
+            } else if self.is_stale(terms, trigger_id, now_ms) {
+                self.slots.remove(&slot);
+                if let Some(trigger) = self.triggers.get_mut(&trigger_id) {
+                    trigger.given_up = Some(GivenUp::Stale);
+                }
+                taken.stale.push(trigger_id);
+            } else {
+                taken.publication.tasks.extend(self.renew(trigger_id, leased_until_ms));
+            }
         }
-        Publication { id, expires: timestamp(leased_until_ms), tasks }
+        if let Some(row) = self.publications.0.get_mut(&id) {
+            let is_left = !taken.publication.tasks.is_empty();
+            row.swept_at_ms = Some(now_ms);
+            row.lapsed = !is_left && !taken.is_started;
+            if !is_left && taken.is_started {
+                row.enqueued_at_ms.get_or_insert(now_ms);
+            }
+        }
+        taken
+    }
+
+    fn has_started(&self, trigger_id: Uuid) -> bool {
+        self.over.contains(&trigger_id) || self.active.values().flatten().any(|(id, _)| *id == trigger_id)
+    }
+
+    fn is_stale(&self, terms: &MemoryTerms, trigger_id: Uuid, now_ms: i64) -> bool {
+        let oldest_ms = terms.max_age.map_or(i64::MIN, |age| now_ms.saturating_sub(milliseconds(age)));
+        self.triggers.get(&trigger_id).is_some_and(|trigger| trigger.record_time_ms < oldest_ms)
+    }
+}
+
+impl MemoryTerms {
+    /// An empty publication with a lease that is asked for now.
+    fn publication(&self, id: Uuid, leased_until_ms: i64) -> Publication {
+        let expires = timestamp(leased_until_ms.saturating_sub(milliseconds(self.margin)));
+        Publication { id, expires, publish_by: publish_by(clock::timer(), self.lease), tasks: Vec::new() }
     }
 }
 
@@ -108,22 +156,31 @@ impl MemoryStore {
         self.state().publications.confirm(publications, now_ms);
     }
 
-    /// Publications that nobody has confirmed for `patience`, with their leases renewed. One without tasks has lapsed.
-    pub fn take_up(&self, patience: Duration, lease: Duration) -> Vec<Publication> {
+    /// The deployment's entries that nobody has confirmed for a while, with their leases renewed. One with nothing in it has lapsed.
+    pub fn take_up(&self, terms: &MemoryTerms) -> Vec<TakenUp> {
         let now_ms = (self.now_ms)();
         let mut state = self.state();
-        let due = state.publications.due(now_ms.saturating_sub(milliseconds(patience)));
-        due.into_iter().map(|id| state.take_up(id, now_ms, now_ms.saturating_add(milliseconds(lease)))).collect()
+        let due = state.publications.due(terms.deployment, now_ms.saturating_sub(milliseconds(PATIENCE)));
+        due.into_iter().map(|id| state.take_up(terms, id, now_ms)).collect()
     }
 
-    /// Triggers that were enqueued longer than `patience` ago and left no trace of a start, with the attempt that was seen.
-    pub fn unstarted(&self, patience: Duration) -> Vec<(Uuid, i32)> {
+    /// What is to be published of one entry now.
+    pub(super) fn renew(&self, terms: &MemoryTerms, id: Uuid) -> Renewal {
+        let now_ms = (self.now_ms)();
+        let mut state = self.state();
+        if state.publications.waits(id) { Renewal::Taken(state.take_up(terms, id, now_ms)) } else { Renewal::Over }
+    }
+
+    /// The deployment's triggers that were enqueued longer than `patience` ago and left no trace of a start, with the attempt that was
+    /// seen.
+    pub fn unstarted(&self, terms: &MemoryTerms, patience: Duration) -> Vec<(Uuid, i32)> {
         let now_ms = (self.now_ms)();
         let due_ms = now_ms.saturating_sub(milliseconds(patience));
         let state = self.state();
         let mut found = Vec::new();
         for slot in state.slots.values().filter(|slot| slot.leased_until_ms > now_ms && !slot.answered) {
-            let Some(trigger) = state.triggers.get(&slot.trigger_id).filter(|trigger| !trigger.failed) else { continue };
+            let is_open = |trigger: &&super::Trigger| trigger.given_up.is_none() && trigger.deployment == terms.deployment;
+            let Some(trigger) = state.triggers.get(&slot.trigger_id).filter(is_open) else { continue };
             let row = state.publications.0.get(&trigger.publication_id);
             if row.and_then(|row| row.enqueued_at_ms).is_some_and(|at| at < due_ms) {
                 found.push((slot.trigger_id, trigger.attempt));
@@ -132,30 +189,30 @@ impl MemoryStore {
         found
     }
 
-    /// A new attempt for each of `seen`, or its end after `max_attempts`.
-    pub fn retry(&self, seen: &[(Uuid, i32)], lease: Duration, max_attempts: i32) -> Retried {
+    /// A new attempt for each of `seen`, or its end after `max_attempts`, or when its signal is too old.
+    pub fn retry(&self, terms: &MemoryTerms, seen: &[(Uuid, i32)], max_attempts: i32) -> Retried {
         let now_ms = (self.now_ms)();
-        let leased_until_ms = now_ms.saturating_add(milliseconds(lease));
+        let leased_until_ms = now_ms.saturating_add(milliseconds(terms.lease));
         let id = Uuid::new_v4();
         let mut state = self.state();
-        let publication = Publication { id, expires: timestamp(leased_until_ms), tasks: Vec::new() };
-        let mut retried = Retried { publication, failed: Vec::new() };
+        let mut retried = Retried { publication: terms.publication(id, leased_until_ms), failed: Vec::new() };
         for (trigger_id, attempt) in seen {
-            let is_held = state.holds(*trigger_id);
-            let is_due = |trigger: &&mut Trigger| is_held && !trigger.failed && trigger.attempt == *attempt;
+            let (is_held, is_stale) = (state.holds(*trigger_id), state.is_stale(terms, *trigger_id, now_ms));
+            let is_due = |trigger: &&mut super::Trigger| is_held && trigger.given_up.is_none() && trigger.attempt == *attempt;
             let Some(trigger) = state.triggers.get_mut(trigger_id).filter(is_due) else { continue };
-            if trigger.attempt < max_attempts {
+            if trigger.attempt < max_attempts && !is_stale {
                 trigger.attempt += 1;
                 trigger.publication_id = id;
                 retried.publication.tasks.extend(state.renew(*trigger_id, leased_until_ms));
             } else {
                 // It keeps its slot until its lease ends: the last task may still start.
-                trigger.failed = true;
-                retried.failed.push(*trigger_id);
+                let why = if is_stale { GivenUp::Stale } else { GivenUp::NeverStarted };
+                trigger.given_up = Some(why);
+                retried.failed.push((*trigger_id, why));
             }
         }
         if !retried.publication.tasks.is_empty() {
-            state.publications.claimed(id, now_ms);
+            state.publications.claimed(id, terms.deployment, now_ms);
             if let Some(row) = state.publications.0.get_mut(&id) {
                 row.swept_at_ms = Some(now_ms);
             }

@@ -28,6 +28,9 @@ candidate as materialized (
             when c.own then true
             when c.active is not null then false
             else coalesce((select true from dispatcher.triggers t where t.trigger_id = c.trigger_id limit 1), false)
+                -- Where the versions that knew no deployments shared their ids with others of this database: by the id of then, too.
+                or c.former_id is not null
+                    and coalesce((select true from dispatcher.triggers t where t.trigger_id = c.former_id and t.topic = $2 limit 1), false)
         end as known
     from (
         -- Of a slot that is held, nothing more is asked.
@@ -37,7 +40,7 @@ candidate as materialized (
             -- Arrays side by side in a list, not in a function's arguments, which would be stored each by itself first.
             from (
                 select unnest($13::uuid[]) as trigger_id, unnest($14::uuid[]) as pipeline_id, unnest($15::text[]) as ticker,
-                    unnest($19::int[]) as partition, unnest($20::bigint[]) as record_offset, unnest($21::bool[]) as shared,
+                    unnest($19::int[]) as partition, unnest($20::bigint[]) as record_offset, unnest($21::bool[]) as shared, unnest($32::uuid[]) as former_id,
                     generate_series(1::bigint, cardinality($13::uuid[])) as position
             ) c
             -- The limit keeps this a look into an index for each slot, whatever size the plan was made for (postgres.rs). Most slots
@@ -65,14 +68,15 @@ idle as materialized (
 ),
 -- Sorted by key: concurrent writers wait for each other instead of deadlocking.
 won as (
-    insert into dispatcher.slots as s (pipeline_id, ticker, trigger_id, claimed_at, leased_until)
+    insert into dispatcher.slots as s (pipeline_id, ticker, trigger_id, claimed_at, leased_until, deployment_id)
     -- Not now(), which is when the transaction began: planning may take long, and what was seen as over may have begun after
     -- that. It would count as an execution of this very claim, and the slot as free again (see over_by_time.sql).
-    select pipeline_id, ticker, trigger_id, clock_timestamp(), now() + make_interval(secs => $23::float8)
+    select pipeline_id, ticker, trigger_id, clock_timestamp(), now() + make_interval(secs => $23::float8), $30::integer
     from idle
     order by pipeline_id, ticker
     on conflict (pipeline_id, ticker) do update
-    set trigger_id = excluded.trigger_id, claimed_at = excluded.claimed_at, leased_until = excluded.leased_until
+    set trigger_id = excluded.trigger_id, claimed_at = excluded.claimed_at, leased_until = excluded.leased_until,
+        deployment_id = excluded.deployment_id
     -- A slot that this very trigger has had was lost to another claim of the same signal, which we could not see (ADR 8).
     where s.trigger_id <> excluded.trigger_id
         and (s.leased_until <= now() or {over})
@@ -80,16 +84,18 @@ won as (
 ),
 ledger as (
     insert into dispatcher.triggers
-        (trigger_id, pipeline_id, ticker, signal_id, symbol, topic, partition, record_offset, kwargs, leased_until, publication_id)
+        (trigger_id, pipeline_id, ticker, signal_id, symbol, topic, partition, record_offset, kwargs, leased_until, publication_id, signal_time)
     select i.trigger_id, i.pipeline_id, i.ticker, t.signal_id, t.symbol, $2, i.partition, i.record_offset, t.kwargs::json,
-        now() + make_interval(secs => $23::float8), $22::uuid
+        now() + make_interval(secs => $23::float8), $22::uuid, 'epoch'::timestamptz + t.record_time_ms * interval '1 ms'
     from won
     join idle i using (trigger_id)
     -- Texts are large, and most are not needed.
-    join unnest($16::text[], $17::text[], $18::text[]) with ordinality as t (signal_id, symbol, kwargs, position) using (position)
+    join unnest($16::text[], $17::text[], $18::text[], $31::bigint[]) with ordinality
+        as t (signal_id, symbol, kwargs, record_time_ms, position) using (position)
 ),
 publication as (
-    insert into dispatcher.publications (publication_id, trigger_ids) select $22::uuid, array_agg(trigger_id) from won having count(*) > 0
+    insert into dispatcher.publications (publication_id, trigger_ids, deployment_id)
+    select $22::uuid, array_agg(trigger_id), $30::integer from won having count(*) > 0
 ),
 -- A publication that a sweeper holds is left to it: it finds that the broker has the tasks, and says so itself. Waiting for it
 -- would be a deadlock, for it waits for slots that we hold.

@@ -1,5 +1,5 @@
-//! What a crash leaves behind, taken up again: publications that never reached the broker, tasks that the broker lost,
-//! and slots whose task the result backend calls over. Does IO.
+//! What a crash leaves behind, taken up again: outbox entries that never reached the broker, tasks that the broker lost,
+//! and slots whose task the result backend calls over. Touches only what is of its own deployment. Does IO.
 //!
 //! Any number of sweepers may race: every step compares what it has seen before it sets anything.
 
@@ -16,14 +16,17 @@ use uuid::Uuid;
 use self::finished::Finished;
 use super::database::Connection;
 use super::postgres::CONFIRM;
-use super::{Database, StoreError};
+use super::deployment::Deployment;
+use super::{Database, GivenUp, StoreError, TakenUp};
 use crate::chaos::{self, Bug};
 use crate::config::{TriggerConfig, WorkerGuard};
 use crate::retry::Backoff;
-use crate::tasks::redis::RedisLink;
+use crate::tasks::redis::{RedisLink, TaskResult, results};
 use crate::tasks::{Publication, Queue, QueueError, TaskQueue};
 use crate::telemetry::Metrics;
 
+pub use finished::release;
+pub(super) use unpublished::renew;
 pub use unpublished::take_up;
 pub use unstarted::{Retried, retry, unstarted};
 
@@ -31,12 +34,38 @@ pub use unstarted::{Retried, retry, unstarted};
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Rounds between two looks at tasks that never started: they are minutes old, and statements are counted.
 const RETRY_EVERY: u32 = 5;
-/// A publication is left to its own instance for this long.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// An outbox entry is left to its own instance for this long. While that lives, it renews the lease more often.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Rounds without a failure after which a trouble is over: a publication that failed is tried again only after its patience,
 /// and the rounds between say nothing about the broker.
 const CALM_ROUNDS: u32 = 10;
+
+/// Whose triggers are published, and with which lease.
+#[derive(Debug, Clone)]
+pub struct LeaseTerms {
+    /// Only its entries and slots are touched.
+    pub deployment: Deployment,
+    /// How long a lease holds.
+    pub lease: Duration,
+    /// How long before the end of its lease a task expires.
+    pub margin: Duration,
+    /// Triggers whose signal is older are given up instead of published; `None` is no limit.
+    pub max_age: Option<Duration>,
+}
+
+impl LeaseTerms {
+    /// The terms of a configuration.
+    pub fn new(deployment: Deployment, trigger: &TriggerConfig) -> Self {
+        Self { deployment, lease: trigger.lease, margin: trigger.lease_margin, max_age: trigger.max_signal_age }
+    }
+
+    /// When a task with this lease expires.
+    pub fn expires(&self, leased_until: jiff::Timestamp) -> jiff::Timestamp {
+        // Both are within the years that a timestamp can hold.
+        leased_until.saturating_sub(self.margin).unwrap_or(leased_until)
+    }
+}
 
 /// What went wrong in a sweep.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +87,8 @@ pub struct Sweeper {
     database: Database,
     queue: Queue,
     results: Option<RedisLink>,
-    terms: TriggerConfig,
+    terms: LeaseTerms,
+    config: TriggerConfig,
     metrics: Arc<Metrics>,
     connection: Option<Connection>,
     finished: Finished,
@@ -71,10 +101,12 @@ impl Sweeper {
         database: Database,
         queue: Queue,
         results: Option<RedisLink>,
-        terms: TriggerConfig,
+        deployment: Deployment,
+        config: TriggerConfig,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { database, queue, results, terms, metrics, connection: None, finished: Finished::default(), rounds: 0 }
+        let terms = LeaseTerms::new(deployment, &config);
+        Self { database, queue, results, terms, config, metrics, connection: None, finished: Finished::default(), rounds: 0 }
     }
 
     /// Sweeps until told to stop.
@@ -115,7 +147,7 @@ impl Sweeper {
         };
         let published = unless_of_the_store(self.publish_unpublished(&connection).await)?;
         let released = match &mut self.results {
-            Some(results) => unless_of_the_store(self.finished.release(&connection, results).await)?,
+            Some(results) => unless_of_the_store(self.finished.release(&connection, &self.terms, results).await)?,
             None => Ok(()),
         };
         let is_turn = self.rounds.is_multiple_of(RETRY_EVERY);
@@ -129,16 +161,34 @@ impl Sweeper {
         if chaos::bug(Bug::CommitBeforePublish) {
             return Ok(());
         }
-        for publication in take_up(connection, PATIENCE, self.terms.lease).await? {
+        for mut taken in take_up(connection, &self.terms).await? {
             chaos::point("sweep_after_take_up");
-            if publication.tasks.is_empty() {
+            self.leave_started(&mut taken).await?;
+            let TakenUp { publication, stale, is_started } = taken;
+            given_up(&self.metrics, &stale, GivenUp::Stale);
+            if !publication.tasks.is_empty() {
+                self.publish(connection, &publication).await?;
+                tracing::warn!(event = "publication_swept", publication_id = %publication.id, enqueued = publication.tasks.len());
+            } else if is_started {
+                connection.query(CONFIRM, &[&vec![publication.id]]).await?;
+                tracing::info!(event = "publication_was_there_already", publication_id = %publication.id);
+            } else if stale.is_empty() {
                 tracing::error!(event = "publication_lapsed", publication_id = %publication.id);
                 self.metrics.lapsed();
-                continue;
             }
-            self.publish(connection, &publication).await?;
-            tracing::warn!(event = "publication_swept", publication_id = %publication.id, enqueued = publication.tasks.len());
         }
+        Ok(())
+    }
+
+    /// Leaves out tasks that the result backend knows: the broker had them, though nobody lived to confirm it. One that was
+    /// revoked expired in the queue, and is published again.
+    async fn leave_started(&mut self, taken: &mut TakenUp) -> Result<(), SweepError> {
+        let Some(backend) = &mut self.results else { return Ok(()) };
+        let ids: Vec<Uuid> = taken.publication.tasks.iter().map(|task| task.trigger_id).collect();
+        let known = results(backend, &ids).await?;
+        let has_started = |id: Uuid| known.iter().any(|(known, result)| *known == id && *result != TaskResult::Revoked);
+        taken.publication.tasks.retain(|task| !has_started(task.trigger_id));
+        taken.is_started |= taken.publication.tasks.len() < ids.len();
         Ok(())
     }
 
@@ -146,6 +196,7 @@ impl Sweeper {
         self.queue.enqueue(publication).await?;
         chaos::point("sweep_after_publish");
         connection.query(CONFIRM, &[&vec![publication.id]]).await?;
+        self.queue.settled(publication.id);
         chaos::point("sweep_after_confirm");
         self.metrics.swept(publication.tasks.len());
         Ok(())
@@ -157,22 +208,25 @@ impl Sweeper {
         if !self.workers_are_guarded(connection).await? {
             return Ok(());
         }
-        let mut seen = unstarted(connection, self.terms.start_timeout).await?;
-        if let Some(results) = &mut self.results {
+        let mut seen = unstarted(connection, &self.terms, self.config.start_timeout).await?;
+        if let Some(backend) = &mut self.results {
             // Any result, an unfinished one too, is a trace of a start.
             let ids: Vec<Uuid> = seen.iter().map(|(trigger_id, _)| *trigger_id).collect();
-            let known = crate::tasks::redis::known(results, &ids).await?;
-            seen.retain(|(trigger_id, _)| !known.contains(trigger_id));
+            let known = results(backend, &ids).await?;
+            seen.retain(|(trigger_id, _)| known.iter().all(|(known, _)| known != trigger_id));
         }
         if seen.is_empty() {
             return Ok(());
         }
-        let Retried { publication, failed } = retry(connection, &seen, self.terms.lease, self.terms.max_attempts).await?;
+        let Retried { publication, failed } = retry(connection, &self.terms, &seen, self.config.max_attempts).await?;
         chaos::point("retry_after_take_up");
-        for trigger_id in &failed {
-            tracing::error!(event = "trigger_never_started", %trigger_id, attempts = self.terms.max_attempts);
+        let of = |why| failed.iter().filter(|(_, given_up)| *given_up == why).map(|(id, _)| *id).collect::<Vec<_>>();
+        for trigger_id in of(GivenUp::NeverStarted) {
+            tracing::error!(event = "trigger_never_started", %trigger_id, attempts = self.config.max_attempts);
         }
-        self.metrics.failed(failed.len());
+        given_up(&self.metrics, &of(GivenUp::Stale), GivenUp::Stale);
+        self.metrics.failed(of(GivenUp::NeverStarted).len());
+        self.metrics.given_up(GivenUp::NeverStarted.as_str(), of(GivenUp::NeverStarted).len());
         if !publication.tasks.is_empty() {
             self.publish(connection, &publication).await?;
             chaos::point("retry_after_publish");
@@ -182,12 +236,20 @@ impl Sweeper {
     }
 
     async fn workers_are_guarded(&self, connection: &Connection) -> Result<bool, SweepError> {
-        Ok(match self.terms.worker_guard {
+        Ok(match self.config.worker_guard {
             WorkerGuard::Yes => true,
             WorkerGuard::No => false,
             WorkerGuard::Auto => !connection.query("select from dispatcher.starts limit 1", &[]).await?.is_empty(),
         })
     }
+}
+
+/// Tells of triggers whose task will not be published.
+pub(crate) fn given_up(metrics: &Metrics, triggers: &[Uuid], why: GivenUp) {
+    for trigger_id in triggers {
+        tracing::warn!(event = "trigger_given_up", %trigger_id, reason = why.as_str());
+    }
+    metrics.given_up(why.as_str(), triggers.len());
 }
 
 /// An error of the store ends the round, for its connection is of no use any more; others leave the rest of it.

@@ -1,31 +1,74 @@
-//! Publications that were claimed but never confirmed.
-
-use std::time::Duration;
+//! Outbox entries that were claimed but never confirmed.
 
 use uuid::Uuid;
 
-use crate::store::StoreError;
+use super::{LeaseTerms, PATIENCE};
+use crate::chaos::{self, Bug};
+use crate::clock;
 use crate::store::database::Connection;
 use crate::store::postgres::timestamp;
-use crate::tasks::{Publication, Task};
+use crate::store::{Renewal, StoreError, TakenUp, catalog};
+use crate::tasks::redis::GUARD_MARGIN;
+use crate::tasks::{Publication, Task, publish_by};
 
-/// Publications that nobody has confirmed for `patience`, with their leases renewed. One without tasks has lapsed: its
+/// Entries that nobody has confirmed for a while ([`PATIENCE`]), with their leases renewed. One with nothing in it has lapsed: its
 /// slots have passed on to newer triggers.
 ///
 /// # Errors
 /// PostgreSQL does not answer or refuses.
-pub async fn take_up(connection: &Connection, patience: Duration, lease: Duration) -> Result<Vec<Publication>, StoreError> {
-    let rows = connection.query(include_str!("../sql/sweep.sql"), &[&patience.as_secs_f64(), &lease.as_secs_f64()]).await?;
-    let mut found: Vec<Publication> = Vec::new();
+pub async fn take_up(connection: &Connection, terms: &LeaseTerms) -> Result<Vec<TakenUp>, StoreError> {
+    ask(connection, terms, None).await
+}
+
+/// What is to be published of one entry now, with its leases renewed.
+///
+/// # Errors
+/// PostgreSQL does not answer or refuses.
+pub(crate) async fn renew(connection: &Connection, terms: &LeaseTerms, entry: Uuid) -> Result<Renewal, StoreError> {
+    if let Some(taken) = ask(connection, terms, Some(entry)).await?.pop() {
+        return Ok(Renewal::Taken(taken));
+    }
+    let sql = "select from dispatcher.publications where publication_id = $1 and enqueued_at is null and lapsed_at is null";
+    let waits = !connection.query(sql, &[&entry]).await?.is_empty();
+    Ok(if waits { Renewal::Held } else { Renewal::Over })
+}
+
+async fn ask(connection: &Connection, terms: &LeaseTerms, entry: Option<Uuid>) -> Result<Vec<TakenUp>, StoreError> {
+    let sql = catalog::fill_in(connection, include_str!("../sql/take_up.sql")).await?;
+    let deployment = (!chaos::bug(Bug::SweepOfOthers)).then_some(terms.deployment.id);
+    let asked_at = clock::timer();
+    let rows = connection
+        .query(
+            &sql,
+            &[
+                &PATIENCE.as_secs_f64(),
+                &terms.lease.as_secs_f64(),
+                &deployment,
+                &terms.deployment.adopts,
+                &terms.deployment.topic,
+                &terms.max_age.map(|age| age.as_secs_f64()),
+                &entry.map(|entry| vec![entry]),
+                &(terms.lease + GUARD_MARGIN).as_secs_f64(),
+            ],
+        )
+        .await?;
+    let mut found: Vec<TakenUp> = Vec::new();
     for row in &rows {
         let id: Uuid = row.try_get(0).map_err(StoreError::Answer)?;
-        if found.last().is_none_or(|last| last.id != id) {
-            found.push(Publication { id, expires: timestamp(row, 4)?, tasks: Vec::new() });
+        if found.last().is_none_or(|last| last.publication.id != id) {
+            let expires = terms.expires(timestamp(row, 4)?);
+            let publication = Publication { id, expires, publish_by: publish_by(asked_at, terms.lease), tasks: Vec::new() };
+            let is_started = row.try_get(5).map_err(StoreError::Answer)?;
+            found.push(TakenUp { publication, stale: Vec::new(), is_started });
         }
-        let trigger_id: Option<Uuid> = row.try_get(1).map_err(StoreError::Answer)?;
-        if let (Some(trigger_id), Some(last)) = (trigger_id, found.last_mut()) {
-            let kwargs = row.try_get(3).map_err(StoreError::Answer)?;
-            last.tasks.push(Task { trigger_id, kwargs });
+        let what: Option<&str> = row.try_get(1).map_err(StoreError::Answer)?;
+        if let (Some(what), Some(last)) = (what, found.last_mut()) {
+            let trigger_id = row.try_get(2).map_err(StoreError::Answer)?;
+            if what == "stale" {
+                last.stale.push(trigger_id);
+            } else {
+                last.publication.tasks.push(Task { trigger_id, kwargs: row.try_get(3).map_err(StoreError::Answer)? });
+            }
         }
     }
     Ok(found)

@@ -1,0 +1,75 @@
+//! Which rows of our schema are ours. Several deployments may share one database: they share the slots, and nothing else. Does IO.
+
+use tokio_postgres::Row;
+
+use super::StoreError;
+use super::database::Connection;
+use crate::config::Config;
+use crate::tasks::TriggerIds;
+
+/// What names a deployment: who decides, and where its tasks go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeploymentKey {
+    /// The consumer group.
+    pub group: String,
+    /// The signal topic.
+    pub topic: String,
+    /// The broker and the queue, without credentials.
+    pub target: String,
+}
+
+impl DeploymentKey {
+    /// The deployment of a configuration.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            group: config.kafka.consumer_group.clone(),
+            topic: config.kafka.signal_topic.clone(),
+            target: config.celery.target(),
+        }
+    }
+}
+
+/// A registered deployment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployment {
+    /// Its number in the rows that it owns.
+    pub id: i32,
+    /// The signal topic.
+    pub topic: String,
+    /// What its trigger ids are made in.
+    pub ids: TriggerIds,
+    /// Whether triggers of the versions that knew no deployments are looked up by their former ids too.
+    pub looks_back: bool,
+    /// Whether rows of the topic that name no deployment are its own: instances of such a version wrote them.
+    pub adopts: bool,
+}
+
+/// The deployment's row, made if there is none. Any number of instances may do it at once.
+///
+/// # Errors
+/// PostgreSQL does not answer or refuses.
+pub async fn register(connection: &Connection, key: &DeploymentKey) -> Result<Deployment, StoreError> {
+    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [&key.group, &key.topic, &key.target];
+    if let Some(row) = connection.query(include_str!("sql/deployment.sql"), &values).await?.first() {
+        return deployment(row, key);
+    }
+    connection.query(include_str!("sql/register.sql"), &values).await?;
+    match connection.query(include_str!("sql/deployment.sql"), &values).await?.first() {
+        Some(row) => deployment(row, key),
+        None => Err(StoreError::Schema("dispatcher.deployments lost the row of this deployment: start again".to_owned())),
+    }
+}
+
+fn deployment(row: &Row, key: &DeploymentKey) -> Result<Deployment, StoreError> {
+    let read = || {
+        let former_ids: bool = row.try_get(1)?;
+        Ok(Deployment {
+            id: row.try_get(0)?,
+            topic: key.topic.clone(),
+            ids: if former_ids { TriggerIds::FORMER } else { TriggerIds::of(&key.group, &key.topic) },
+            looks_back: row.try_get(2)?,
+            adopts: row.try_get(3)?,
+        })
+    };
+    read().map_err(StoreError::Answer)
+}

@@ -1,0 +1,88 @@
+-- Takes up outbox entries that were claimed and never confirmed: whoever claimed them has crashed, or cannot reach the broker.
+-- A sweeper asks for all that are due ($7 null); the loop asks for its own by id. Compare-and-set throughout: any number may race,
+-- and a slot that has passed on is left alone.
+with
+due as materialized (
+    select p.publication_id, p.trigger_ids, p.claimed_at
+    from dispatcher.publications p
+    where p.enqueued_at is null and p.lapsed_at is null
+        and {ours}
+        and case when $7::uuid[] is null then
+            p.claimed_at < now() - make_interval(secs => $1::float8)
+            and coalesce(p.swept_at < now() - make_interval(secs => $1::float8), true)
+        else p.publication_id = any ($7::uuid[]) end
+    order by p.claimed_at
+    limit 50
+    for update skip locked
+),
+-- Locked in the order in which claims lock them: in any other, the two deadlock.
+held as materialized (
+    select s.pipeline_id, s.ticker, t.publication_id, t.trigger_id,
+        coalesce(coalesce(t.signal_time, t.claimed_at) < now() - make_interval(secs => $6::float8), false) as stale,
+        -- A trace of a start: the broker had the task. Executions that the workers gave ids of their own are a trace only of an entry
+        -- that is so old ($8) that its guard may be gone; a younger one might take a run by somebody else for its own.
+        exists (select from dispatcher.starts g where g.trigger_id = t.trigger_id)
+            or {over_by_id}
+            or due.claimed_at < now() - make_interval(secs => $8::float8) and {over_by_time} as started
+    from due
+    -- a trigger that was enqueued again belongs to its new entry
+    join dispatcher.triggers t on t.trigger_id = any (due.trigger_ids) and t.publication_id = due.publication_id
+    join dispatcher.slots s on s.pipeline_id = t.pipeline_id and s.ticker = t.ticker and s.trigger_id = t.trigger_id
+    where t.failed_at is null
+    order by s.pipeline_id, s.ticker
+    for update of s
+),
+renewed as (
+    update dispatcher.slots s
+    set leased_until = now() + make_interval(secs => $2::float8)
+    from held
+    where s.pipeline_id = held.pipeline_id and s.ticker = held.ticker and s.trigger_id = held.trigger_id
+        and not held.stale and not held.started
+    returning held.publication_id, held.trigger_id
+),
+noted as (
+    update dispatcher.triggers t
+    set leased_until = now() + make_interval(secs => $2::float8)
+    from renewed r
+    where t.trigger_id = r.trigger_id
+    returning t.publication_id, t.trigger_id, t.pipeline_id, t.kwargs::text as kwargs
+),
+-- No broker has taken these: their slots are free at once.
+freed as (
+    delete from dispatcher.slots s
+    using held
+    where s.pipeline_id = held.pipeline_id and s.ticker = held.ticker and s.trigger_id = held.trigger_id
+        and held.stale and not held.started
+),
+given_up as (
+    update dispatcher.triggers t
+    set failed_at = now(), given_up = 'stale'
+    from held
+    where t.trigger_id = held.trigger_id and held.stale and not held.started
+    returning t.publication_id, t.trigger_id, t.pipeline_id
+),
+taken as (
+    update dispatcher.publications p
+    set swept_at = now(),
+        enqueued_at = case when f.some_started and not f.some_left then now() end,
+        lapsed_at = case when not f.some_started and not f.some_left then now() end
+    from (
+        select due.publication_id,
+            coalesce(bool_or(h.started), false) as some_started,
+            coalesce(bool_or(not h.started and not h.stale), false) as some_left
+        from due left join held h using (publication_id)
+        group by due.publication_id
+    ) f
+    where p.publication_id = f.publication_id
+    returning p.publication_id, f.some_started
+)
+select t.publication_id, f.what, f.trigger_id, f.kwargs,
+    (extract(epoch from now() + make_interval(secs => $2::float8)) * 1000000)::bigint as leased_until_us,
+    t.some_started
+from taken t
+left join (
+    select publication_id, 'task' as what, trigger_id, pipeline_id, kwargs from noted
+    union all
+    select publication_id, 'stale', trigger_id, pipeline_id, null from given_up
+) f using (publication_id)
+order by t.publication_id, f.pipeline_id
