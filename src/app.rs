@@ -9,11 +9,11 @@ use crate::config::{Broker, Config, ResultBackend};
 use crate::dispatch::{Dispatcher, MOST_SLOTS, Terms, WAITED_FOR, Waits};
 use crate::intake::kafka::KafkaSource;
 use crate::retry::{Backoff, until_done};
+use crate::store::deployment::{Deployment, DeploymentKey, register};
 use crate::store::postgres::{ClaimTerms, PostgresClaims};
 use crate::store::refresh::Refresher;
 use crate::store::sweep::Sweeper;
 use crate::store::upkeep::Upkeep;
-use crate::store::deployment::{Deployment, DeploymentKey, register};
 use crate::store::{Database, StoreError, migrate};
 use crate::supervise::{Task, alone, within_grace};
 use crate::tasks::Queue;
@@ -63,7 +63,7 @@ async fn flow(
     let prepared = until_done(&mut Backoff::new("store_not_ready"), stop, async || prepare(config, &database).await).await;
     let mut refresher = Refresher::new(database.clone(), config.trigger.refresh_interval, Arc::clone(&metrics));
     let loaded = until_done(&mut Backoff::new("rules_not_read"), stop, async || refresher.refresh().await).await;
-    let (Ok(deployment), Ok(_)) = (prepared, loaded) else { return Ok(()) };
+    let (Ok(deployment), Ok(())) = (prepared, loaded) else { return Ok(()) };
     // Only now join the group: an instance without rules would call every signal unmatched.
     let ids = deployment.ids;
     let sweeper =
@@ -126,9 +126,10 @@ async fn prepare(config: &Config, database: &Database) -> Result<Deployment, Sto
 /// A certificate file cannot be read.
 pub fn queue(config: &Config) -> anyhow::Result<Queue> {
     Ok(match &config.celery.broker {
-        Broker::Redis(address) => {
-            Queue::Redis(Box::new(RedisQueue::new(address, &config.celery, config.trigger.lease, config.trigger.max_signal_age).context("CELERY_BROKER_URL")?))
-        }
+        Broker::Redis(address) => Queue::Redis(Box::new(
+            RedisQueue::new(address, &config.celery, config.trigger.lease, config.trigger.max_signal_age)
+                .context("CELERY_BROKER_URL")?,
+        )),
         Broker::Amqp(address) => Queue::Amqp(Box::new(AmqpQueue::new(address, &config.celery))),
     })
 }

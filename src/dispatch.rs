@@ -28,8 +28,7 @@ use crate::config::{CeleryConfig, Scope};
 use crate::intake::{Arrival, Batch, Rejected, Source};
 use crate::retry::{Backoff, Stopped, until_done};
 use crate::store::refresh::SharedRules;
-use crate::store::sweep::given_up;
-use crate::store::{ClaimRequest, Claimed, Claims, GivenUp, Renewal, TakenUp, Verdict, Wanted};
+use crate::store::{ClaimRequest, Claimed, Claims, Renewal, Verdict, Wanted};
 use crate::tasks::{Publication, Task, TaskQueue, TriggerIds, publish_by};
 use crate::telemetry::{Events, Metrics};
 
@@ -337,12 +336,11 @@ impl<S: Source, C: Claims> Deciding<S, C> {
             Renewal::Over => Ok(None),
         };
         let Some(taken) = until_done(&mut waits.renew, stop, renew).await? else {
-            // Published by a sweeper, or given up.
+            // Published by a sweeper, or left to one.
             self.settle(Settled { published: Some(Vec::new()), ..entry.then }).await;
             return Ok(());
         };
-        let TakenUp { publication, stale, .. } = taken;
-        given_up(&self.metrics, &stale, GivenUp::Stale);
+        let publication = taken.publication;
         let published = publication.tasks.iter().map(|task| task.trigger_id).collect();
         outbox.begin(Entry { publication, then: Settled { published: Some(published), ..entry.then }, ..entry });
         Ok(())

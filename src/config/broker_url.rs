@@ -155,7 +155,9 @@ impl AmqpAddress {
         }
         // What follows a `/` within a password, or the next URL of a list, would be taken for the virtual host, which is logged.
         if url.path().contains('@') || url.path().contains(';') {
-            return Err("the virtual host has an @ or a ;: write a / in the password as %2F, and give one URL, not a list".to_owned());
+            return Err(
+                "the virtual host has an @ or a ;: write a / in the password as %2F, and give one URL, not a list".to_owned()
+            );
         }
         // kombu takes "", "/" and "//" for the virtual host "/"; AMQP clients want it encoded.
         let virtual_host = match url.path() {

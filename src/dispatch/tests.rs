@@ -56,7 +56,10 @@ impl Scene {
             rules: Arc::new(ArcSwap::from_pointee(RuleSet::new((0..=MANY).map(rule).collect()))),
             terms: Terms {
                 topic: "signals".to_owned(),
+                ids: TriggerIds::FORMER,
                 scope: Scope::Pipeline,
+                lease: Duration::from_secs(900),
+                margin: Duration::ZERO,
                 celery: CeleryConfig::of_defaults(),
                 most_slots: MOST_SLOTS,
                 waited_for: WAITED_FOR,

@@ -133,18 +133,29 @@ impl MemoryStore {
         state.active.entry(pipeline_id).or_default().push((execution_id, symbol));
     }
 
-    /// Frees slots whose trigger is over by its result, where that can only be of the attempt that holds the slot.
-    /// A trigger that was revoked or expired may have had a second message.
-    pub fn release(&self, ended: &[Uuid], revoked: &[Uuid]) {
+    /// Frees slots whose trigger is over by its result, where that can only be of the attempt that holds the slot: a trigger that was
+    /// revoked or expired may have had a second message. Returns how many.
+    pub fn release(&self, ended: &[Uuid], revoked: &[Uuid]) -> usize {
         let mut state = self.state();
+        let mut freed = 0;
         for (id, is_revoked) in ended.iter().map(|id| (id, false)).chain(revoked.iter().map(|id| (id, true))) {
             let Some(trigger) = state.triggers.get(id) else { continue };
-            let slot = (trigger.pipeline_id, trigger.ticker.clone());
             let was_swept = state.publications.was_swept(trigger.publication_id);
-            if trigger.attempt == 1 && !(is_revoked && was_swept) && state.holds(*id) {
-                state.slots.remove(&slot);
+            if trigger.attempt == 1 && !(is_revoked && was_swept) {
+                freed += usize::from(state.free(*id));
             }
         }
+        freed
+    }
+
+    /// Frees the slot that a trigger holds, whatever is known of it: what a store with a planted bug does.
+    pub fn release_by_id(&self, id: Uuid) -> usize {
+        usize::from(self.state().free(id))
+    }
+
+    /// Whether a trigger holds its slot.
+    pub fn holds_slot(&self, id: Uuid) -> bool {
+        self.state().holds(id)
     }
 
     /// A worker ends an execution.
@@ -221,6 +232,13 @@ pub struct MemoryClaims {
 }
 
 impl State {
+    /// Frees the slot if the trigger holds it.
+    fn free(&mut self, id: Uuid) -> bool {
+        let slot = self.triggers.get(&id).map(|trigger| (trigger.pipeline_id, trigger.ticker.clone()));
+        let is_held = self.holds(id);
+        slot.filter(|_| is_held).and_then(|slot| self.slots.remove(&slot)).is_some()
+    }
+
     /// Whether nothing keeps the slot from a new trigger.
     fn is_idle(&self, pipeline_id: Uuid, ticker: &str, now_ms: i64) -> bool {
         let runs = self
@@ -249,7 +267,8 @@ impl State {
         for (span, _) in &request.spans {
             let progress = state_of(span.partition);
             let mine = progress.epoch == span.epoch;
-            let is_begun = self.parts.get(&(deployment, span.partition)).is_some_and(|parts| parts.contains(&request.publication_id));
+            let is_begun =
+                self.parts.get(&(deployment, span.partition)).is_some_and(|parts| parts.contains(&request.publication_id));
             if !mine || progress.next_offset.is_some_and(|next| next > span.first_offset) {
                 fenced.push(span.partition);
             }

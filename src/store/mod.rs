@@ -92,7 +92,7 @@ pub struct Claimed {
 pub struct TakenUp {
     /// What is to be published of it.
     pub publication: Publication,
-    /// Triggers that were given up because their signal is too old by now; their slots are free.
+    /// Triggers whose signal is too old by now: to be given up, unless the broker has them.
     pub stale: Vec<Uuid>,
     /// Whether some of its tasks have started: the broker had them.
     pub is_started: bool,
@@ -105,7 +105,7 @@ pub enum Renewal {
     Taken(TakenUp),
     /// A sweeper has it under way: ask again.
     Held,
-    /// Nothing: it was published or given up meanwhile.
+    /// Nothing: it was published or given up meanwhile, or it is left to the sweepers, for a signal of it is too old by now.
     Over,
 }
 
@@ -152,7 +152,8 @@ pub trait Claims: Send {
     /// The store does not answer or refuses. Whether the request is decided is unknown.
     fn claim(&mut self, request: &ClaimRequest) -> impl Future<Output = Result<Verdict, Self::Error>> + Send;
 
-    /// Renews the leases of an outbox entry that the broker has not taken in time, or gives up what is too old by now.
+    /// Renews the leases of an outbox entry that the broker has not taken in time. One with a signal that is too old by now is left to the
+    /// sweepers.
     ///
     /// # Errors
     /// The store does not answer or refuses.

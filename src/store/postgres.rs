@@ -193,14 +193,13 @@ impl PostgresClaims {
             .await?;
         let position: HashMap<Uuid, usize> =
             request.wanted.iter().enumerate().map(|(position, wanted)| (wanted.text.trigger_id, position)).collect();
-        let mut claimed =
-            Claimed {
-                won: Vec::new(),
-                known: Vec::new(),
-                leased_until: Timestamp::UNIX_EPOCH,
-                is_repeated: true,
-                unknown_statuses: Vec::new(),
-            };
+        let mut claimed = Claimed {
+            won: Vec::new(),
+            known: Vec::new(),
+            leased_until: Timestamp::UNIX_EPOCH,
+            is_repeated: true,
+            unknown_statuses: Vec::new(),
+        };
         for row in &rows {
             let id: Uuid = row.try_get(0).map_err(StoreError::Answer)?;
             claimed.leased_until = timestamp(row, 1)?;
@@ -226,8 +225,10 @@ impl Claims for PostgresClaims {
 
     async fn open(&mut self, partitions: &[i32]) -> Result<Vec<Start>, StoreError> {
         let session = self.session().await?;
-        let rows =
-            session.connection.query(include_str!("sql/open.sql"), &[&self.terms.key.group, &self.terms.key.topic, &partitions]).await?;
+        let rows = session
+            .connection
+            .query(include_str!("sql/open.sql"), &[&self.terms.key.group, &self.terms.key.topic, &partitions])
+            .await?;
         let starts = rows
             .iter()
             .map(|row| Ok(Start { partition: row.try_get(0)?, epoch: row.try_get(1)?, next_offset: row.try_get(2)? }))
@@ -239,8 +240,10 @@ impl Claims for PostgresClaims {
 
     async fn begun(&mut self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, StoreError> {
         let session = self.session().await?;
-        let rows =
-            session.connection.query(include_str!("sql/begun.sql"), &[&self.terms.key.group, &self.terms.key.topic, &partitions]).await?;
+        let rows = session
+            .connection
+            .query(include_str!("sql/begun.sql"), &[&self.terms.key.group, &self.terms.key.topic, &partitions])
+            .await?;
         let places = rows
             .iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))

@@ -122,7 +122,8 @@ impl<'a> Texts<'a> {
         let said = self.said.entry(candidate.signal).or_insert_with(|| Said::new(topic, batch, candidate.signal));
         let pipeline_id = rules.pipeline_id(candidate.pipeline);
         let signal_id = said.signal_id.clone();
-        let trigger_id = if chaos::bug(Bug::NoConflictKey) { Uuid::new_v4() } else { ids.trigger_id(pipeline_id, slot, &signal_id) };
+        let trigger_id =
+            if chaos::bug(Bug::NoConflictKey) { Uuid::new_v4() } else { ids.trigger_id(pipeline_id, slot, &signal_id) };
         let symbol = batch.text(batch.mention(candidate.mentions[0]).ticker);
         let mut kwargs = Object::with_capacity(384 + said.context.len() + said.metadata.len());
         for argument in &config.arguments {

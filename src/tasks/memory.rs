@@ -63,4 +63,8 @@ impl TaskQueue for MemoryQueue {
         self.changed.notify_one();
         Ok(())
     }
+
+    async fn has(&mut self, publication: Uuid) -> Result<Option<bool>, TooLate> {
+        Ok(Some(self.state.lock().unwrap_or_else(PoisonError::into_inner).published.contains(&publication)))
+    }
 }

@@ -62,6 +62,14 @@ pub trait TaskQueue: Send {
     /// The broker does not answer or refuses, or `publish_by` has passed. Whether it has the tasks is unknown.
     fn enqueue(&mut self, publication: &Publication) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
+    /// Whether the broker has got a publication, once its `publish_by` has passed; `None` where the broker cannot tell.
+    ///
+    /// # Errors
+    /// The broker does not answer or refuses.
+    fn has(&mut self, _publication: Uuid) -> impl Future<Output = Result<Option<bool>, Self::Error>> + Send {
+        std::future::ready(Ok(None))
+    }
+
     /// The store knows that the broker has this publication: nobody will publish it again.
     fn settled(&mut self, _publication: Uuid) {}
 }
@@ -117,6 +125,14 @@ impl TaskQueue for Queue {
             Self::Redis(queue) => Ok(queue.enqueue(publication).await?),
             Self::Amqp(queue) => Ok(queue.enqueue(publication).await?),
             Self::Memory(queue) => Ok(queue.enqueue(publication).await?),
+        }
+    }
+
+    async fn has(&mut self, publication: Uuid) -> Result<Option<bool>, QueueError> {
+        match self {
+            Self::Redis(queue) => Ok(queue.has(publication).await?),
+            Self::Amqp(queue) => Ok(queue.has(publication).await?),
+            Self::Memory(queue) => Ok(queue.has(publication).await?),
         }
     }
 

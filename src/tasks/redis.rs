@@ -237,13 +237,7 @@ impl RedisQueue {
     }
 
     /// Pushes tasks under a guard, or says in how many parts its publication has been published.
-    async fn push(
-        &mut self,
-        guard: &str,
-        parts: u64,
-        tasks: &[&Task],
-        publication: &Publication,
-    ) -> Result<Option<u64>, Error> {
+    async fn push(&mut self, guard: &str, parts: u64, tasks: &[&Task], publication: &Publication) -> Result<Option<u64>, Error> {
         let messages = self.encoder.redis_messages(tasks.iter().copied(), publication.expires);
         let settled: Vec<String> = self.settled.iter().map(|id| self.guard(*id)).collect();
         let (script, list, seconds, settled_seconds) = (&self.script, &self.list, self.guard_seconds, self.settled_seconds);
@@ -324,6 +318,18 @@ impl TaskQueue for RedisQueue {
             tracing::info!(event = "publication_was_there_already", publication_id = %publication.id, parts);
         }
         Ok(())
+    }
+
+    async fn has(&mut self, publication: Uuid) -> Result<Option<bool>, Error> {
+        let guard = self.guard(publication);
+        let parts: Option<u64> =
+            self.link.run(async |connection| redis::cmd("GET").arg(&guard).query_async(connection).await).await?;
+        // Of several parts some may be missing.
+        Ok(match parts {
+            None | Some(0) => Some(false),
+            Some(1) => Some(true),
+            Some(_) => None,
+        })
     }
 
     fn settled(&mut self, publication: Uuid) {

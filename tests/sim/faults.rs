@@ -25,10 +25,14 @@ pub(crate) enum Fault {
     DeadLetterFailed,
     MessageLost,
     MessageRedelivered,
+    /// The broker answers nobody for a while.
+    BrokerOutage,
+    /// A result reaches the backend late.
+    LateResult,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::ErrorBefore,
         Self::LostReply,
         Self::LateEffect,
@@ -40,6 +44,8 @@ impl Fault {
         Self::DeadLetterFailed,
         Self::MessageLost,
         Self::MessageRedelivered,
+        Self::BrokerOutage,
+        Self::LateResult,
     ];
 }
 
@@ -68,10 +74,20 @@ pub(crate) enum Window {
     Expired,
     /// A worker was given a task twice.
     StartedBefore,
+    /// The loop had the lease of an entry renewed.
+    Renewed,
+    /// A request reached the broker after its time, and did nothing.
+    TooLate,
+    /// A trigger was given up because its signal was too old.
+    Stale,
+    /// A result freed a slot.
+    Released,
+    /// A result was not believed: it may be of another attempt.
+    NotReleased,
 }
 
 impl Window {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Fenced,
         Self::Known,
         Self::InParts,
@@ -83,6 +99,11 @@ impl Window {
         Self::Failed,
         Self::Expired,
         Self::StartedBefore,
+        Self::Renewed,
+        Self::TooLate,
+        Self::Stale,
+        Self::Released,
+        Self::NotReleased,
     ];
 }
 

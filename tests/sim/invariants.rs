@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+use trigger_dispatcher::store::GivenUp;
 use trigger_dispatcher::store::memory::{Progress, PublicationState, Trigger};
 use uuid::Uuid;
 
@@ -32,6 +33,8 @@ pub(crate) enum Invariant {
     I7Traceable,
     /// After the last fault everything comes to its end.
     I8Liveness,
+    /// A message carries the lease that is in force when it reaches the broker, and is of the deployment that published it.
+    I9InForce,
 }
 
 #[derive(Debug)]
@@ -80,7 +83,7 @@ impl Evidence {
 
     /// What must hold at every moment.
     pub(crate) fn look(&mut self, services: &Services) {
-        let progress = services.store.progress();
+        let progress = services.progress();
         let next = |partition: i32| progress.get(&partition).and_then(|progress| progress.next_offset).unwrap_or(0);
         for (partition, committed) in services.topic.committed() {
             let decided = next(partition);
@@ -105,18 +108,19 @@ impl Evidence {
     pub(crate) fn unresolved(services: &Services, worker: &Worker) -> Vec<Uuid> {
         let now_ms = clock::now_ms();
         let open = |(id, trigger): &(Uuid, Trigger)| {
-            !worker.runs.contains_key(id) && !trigger.failed && trigger.leased_until_ms > now_ms
+            !worker.runs.contains_key(id) && trigger.given_up.is_none() && trigger.leased_until_ms > now_ms
         };
-        services.store.ledger().into_iter().filter(open).map(|(id, _)| id).collect()
+        services.ledger().into_iter().filter(open).map(|(id, _)| id).collect()
     }
 
-    /// What must hold in the end.
-    pub(crate) fn judge(mut self, plan: &Plan, services: &Services, worker: &Worker) -> Vec<Violation> {
-        let (progress, ledger) = (services.store.progress(), services.store.ledger());
+    /// What must hold in the end of one deployment.
+    fn judge(mut self, plan: &Plan, services: &Services, worker: &Worker) -> Vec<Violation> {
+        let (progress, ledger) = (services.progress(), services.ledger());
         self.decisions(plan, services, &progress, &ledger);
-        self.starts(plan, services, worker, &ledger);
-        self.slots(worker, &ledger);
+        self.starts(services, worker, &ledger);
         self.messages(plan, services, worker, &ledger);
+        let wrong = services.broker.wrong();
+        self.check(wrong.is_empty(), Invariant::I9InForce, || wrong.join("\n"));
         self.violations
     }
 
@@ -153,7 +157,8 @@ impl Evidence {
             self.check(now.unmatched == unmatched, Invariant::I4Completeness, || format!("{} of {unmatched}", now.unmatched));
             self.check(now.triggered == triggered, Invariant::I5Conservation, || format!("{} of {triggered}", now.triggered));
         }
-        let triggered: BTreeSet<Uuid> = ledger.values().map(|trigger| trigger.pipeline_id).collect();
+        // By whichever deployment: they share the pipelines.
+        let triggered: BTreeSet<Uuid> = services.store.ledger().values().map(|trigger| trigger.pipeline_id).collect();
         for (pipeline_id, tickers) in &plan.watched {
             let wanted = self.records.values().any(|record| record.tickers.iter().any(|ticker| tickers.contains(ticker)));
             self.check(!wanted || triggered.contains(pipeline_id), Invariant::I4Completeness, || {
@@ -162,44 +167,30 @@ impl Evidence {
         }
     }
 
-    fn starts(&mut self, plan: &Plan, services: &Services, worker: &Worker, ledger: &BTreeMap<Uuid, Trigger>) {
+    fn starts(&mut self, services: &Services, worker: &Worker, ledger: &BTreeMap<Uuid, Trigger>) {
         let unresolved = Self::unresolved(services, worker);
         self.check(unresolved.is_empty(), Invariant::I1NoLoss, || format!("neither started nor given up: {unresolved:?}"));
         let waiting = services.store.publications().values().filter(|state| **state == PublicationState::Claimed).count();
         self.check(waiting == 0, Invariant::I8Liveness, || format!("{waiting} publications are not confirmed"));
-        for (id, trigger) in ledger.iter().filter(|(id, _)| !worker.runs.contains_key(*id)) {
-            // Given up only for a reason that the outside can see too.
-            let lost = worker.lost.iter().filter(|lost| *lost == id).count();
-            let late = worker.expired.contains(id) || trigger.leased_until_ms <= clock::now_ms();
-            let is_excused = if trigger.failed { lost > 0 || late } else { late && plan.lease < LONG };
-            self.check(is_excused, Invariant::I1NoLoss, || {
-                format!("{id} never started, and the broker lost {lost}: {trigger:?}")
-            });
-        }
-    }
-
-    fn slots(&mut self, worker: &Worker, ledger: &BTreeMap<Uuid, Trigger>) {
-        let mut slots: BTreeMap<(Uuid, &str), Vec<(&Uuid, &Trigger)>> = BTreeMap::new();
-        let mut signals = BTreeSet::new();
+        let publications = services.store.publications();
         for (id, trigger) in ledger {
-            slots.entry((trigger.pipeline_id, &trigger.ticker)).or_default().push((id, trigger));
-            let place = (trigger.partition, trigger.offset);
-            let signal = self.records.get(&place).map_or_else(String::new, |record| record.signal.clone());
-            let is_new = signals.insert((trigger.pipeline_id, trigger.ticker.clone(), signal.clone()));
-            self.check(is_new, Invariant::I3OneClaim, || format!("{signal} triggered {} twice", trigger.pipeline_id));
-        }
-        for triggers in slots.values_mut() {
-            triggers.sort_by_key(|(_, trigger)| trigger.claimed_at_ms);
-            for pair in triggers.windows(2) {
-                let [(first, earlier), (second, claim)] = pair else { continue };
-                // A trigger that never ran took nothing; one that did must have ended before the next one was claimed.
-                let ended = worker.runs.get(*first).map(|run| run.ended_ms.unwrap_or(i64::MAX));
-                self.check(ended.is_none_or(|ended| ended <= claim.claimed_at_ms), Invariant::I2OneInFlight, || {
-                    format!(
-                        "{second} was claimed at {}, while {first} was in flight: {:?}, {earlier:?}",
-                        claim.claimed_at_ms,
-                        worker.runs.get(*first)
-                    )
+            let has_run = worker.runs.contains_key(id);
+            let is_lapsed = publications.get(&trigger.publication_id) == Some(&PublicationState::Lapsed);
+            if trigger.given_up == Some(GivenUp::Stale) && is_lapsed && trigger.attempt == 1 {
+                // The broker was asked first. (One that had the task already may let it start until the lease ends.)
+                self.check(!has_run, Invariant::I1NoLoss, || format!("{id} was given up as stale, and ran: {trigger:?}"));
+                let is_old = services
+                    .terms
+                    .max_age
+                    .is_some_and(|age| clock::now_ms() - trigger.record_time_ms > i64::try_from(age.as_millis()).unwrap());
+                self.check(is_old, Invariant::I1NoLoss, || format!("{id} was given up as stale, and is not: {trigger:?}"));
+            } else if !has_run {
+                // Given up only for a reason that the outside can see too: the broker lost it, or a worker met it after its lease. That
+                // the lease was in force when the message arrived is I9.
+                let lost = worker.lost.iter().filter(|lost| *lost == id).count();
+                let is_excused = lost > 0 || worker.expired.contains(id) || passed_on(services, *id);
+                self.check(is_excused, Invariant::I1NoLoss, || {
+                    format!("{id} never started, and the broker lost {lost}: {trigger:?}")
                 });
             }
         }
@@ -228,8 +219,57 @@ impl Evidence {
     }
 }
 
-/// Leases as long as this never run out in a schedule.
-const LONG: std::time::Duration = std::time::Duration::from_secs(3_600);
+/// Whether a trigger was never published because its lease ended and its slot passed on: nobody lived to renew it.
+fn passed_on(services: &Services, id: Uuid) -> bool {
+    let was_pushed = services.broker.pushed().contains_key(&id);
+    !was_pushed && !services.store.holds_slot(id)
+}
+
+/// What must hold in the end, of each deployment and of all together.
+pub(crate) fn judge(plan: &Plan, sites: Vec<(Evidence, Services, Worker)>) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    let mut shared = Evidence::default();
+    shared.slots(&sites);
+    for (evidence, services, worker) in sites {
+        violations.extend(evidence.judge(plan, &services, &worker));
+    }
+    violations.extend(shared.violations);
+    violations
+}
+
+impl Evidence {
+    /// Slots are shared by all deployments.
+    fn slots(&mut self, sites: &[(Self, Services, Worker)]) {
+        let Some((_, services, _)) = sites.first() else { return };
+        let ledger = services.store.ledger();
+        let run = |id: &Uuid| sites.iter().find_map(|(_, _, worker)| worker.runs.get(id));
+        let mut slots: BTreeMap<(Uuid, &str), Vec<(&Uuid, &Trigger)>> = BTreeMap::new();
+        let mut signals = BTreeSet::new();
+        for (id, trigger) in &ledger {
+            slots.entry((trigger.pipeline_id, &trigger.ticker)).or_default().push((id, trigger));
+            let of = sites.iter().find(|(_, services, _)| services.terms.deployment == trigger.deployment);
+            let record = of.and_then(|(evidence, ..)| evidence.records.get(&(trigger.partition, trigger.offset)));
+            let signal = record.map_or_else(String::new, |record| record.signal.clone());
+            let is_new = signals.insert((trigger.deployment, trigger.pipeline_id, trigger.ticker.clone(), signal.clone()));
+            self.check(is_new, Invariant::I3OneClaim, || format!("{signal} triggered {} twice", trigger.pipeline_id));
+        }
+        for triggers in slots.values_mut() {
+            triggers.sort_by_key(|(_, trigger)| trigger.claimed_at_ms);
+            for (position, (first, earlier)) in triggers.iter().enumerate() {
+                // A trigger that never ran took nothing; one that did must have ended before any later one was claimed.
+                let Some(ended) = run(first).map(|run| run.ended_ms.unwrap_or(i64::MAX)) else { continue };
+                let Some((second, claim)) = triggers.get(position + 1) else { continue };
+                self.check(ended <= claim.claimed_at_ms, Invariant::I2OneInFlight, || {
+                    format!(
+                        "{second} was claimed at {}, while {first} was in flight: {:?}, {earlier:?}",
+                        claim.claimed_at_ms,
+                        run(first)
+                    )
+                });
+            }
+        }
+    }
+}
 
 fn watchers(plan: &Plan, record: &Record) -> usize {
     plan.watched.values().filter(|watched| record.tickers.iter().any(|ticker| watched.contains(ticker))).count()

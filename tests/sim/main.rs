@@ -128,3 +128,18 @@ fn an_unread_partition_that_starts_at_its_end_loses_records() {
 fn a_decision_of_a_former_owner_is_counted_twice() {
     assert_is_caught(Bug::EpochIgnored, Invariant::I5Conservation);
 }
+
+#[test]
+fn a_loop_that_never_renews_its_lease_publishes_tasks_that_nobody_starts() {
+    assert_is_caught(Bug::OldExpires, Invariant::I9InForce);
+}
+
+#[test]
+fn a_sweeper_that_knows_no_deployments_publishes_what_is_anothers() {
+    assert_is_caught(Bug::SweepOfOthers, Invariant::I9InForce);
+}
+
+#[test]
+fn a_result_of_an_earlier_attempt_frees_the_slot_under_the_later_one() {
+    assert_is_caught(Bug::ResultById, Invariant::I2OneInFlight);
+}

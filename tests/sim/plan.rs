@@ -16,6 +16,8 @@ use uuid::Uuid;
 
 use crate::faults::Rates;
 
+/// How long before the end of its lease a task expires.
+pub(crate) const MARGIN: Duration = Duration::from_millis(2_500);
 /// The last one is watched by nobody.
 const TICKERS: [&str; 5] = ["AAPL", "MSFT", "NVDA", "TSLA", "IBM"];
 const MALFORMED: [&[u8]; 6] =
@@ -38,6 +40,18 @@ pub(crate) struct Plan {
     pub(crate) instances: usize,
     pub(crate) scope: Scope,
     pub(crate) lease: Duration,
+    /// Deployments that share the store and the pipelines, and nothing else.
+    pub(crate) deployments: usize,
+    /// Signals may not be older, at claim and at each publish.
+    pub(crate) max_age: Option<Duration>,
+    /// How far the workers' clocks are behind; never more than the margin.
+    pub(crate) worker_behind: Duration,
+    /// Whether workers keep results that the sweepers ask for.
+    pub(crate) results: bool,
+    /// How often a step lets all workers stand still for a while.
+    pub(crate) worker_pauses: f64,
+    /// How often a step begins an outage of the broker.
+    pub(crate) broker_outages: f64,
     /// Slots that one statement decides at most.
     pub(crate) most_slots: usize,
     /// Tasks that leave before the next batch is asked for.
@@ -67,12 +81,18 @@ impl Plan {
         let watched = (0..pipelines).map(|number| pipeline(number, &mut random)).collect();
         let broker_forgets = random.random_bool(0.4);
         let records = records(&mut random, partitions);
-        Self {
+        let plan = Self {
             partitions,
             instances: random.random_range(2..=3),
             scope: if random.random_bool(0.7) { Scope::Pipeline } else { Scope::Ticker },
             // A short one runs out in the middle of things.
             lease: Duration::from_secs(if random.random_bool(0.3) { 25 } else { 3_600 }),
+            deployments: if random.random_bool(0.3) { 2 } else { 1 },
+            max_age: if random.random_bool(0.3) { Some(Duration::from_secs(30)) } else { None },
+            worker_behind: if random.random_bool(0.5) { MARGIN } else { Duration::ZERO },
+            results: random.random_bool(0.5),
+            worker_pauses: *[0.0, 0.01].choose(&mut random).unwrap(),
+            broker_outages: *[0.0, 0.005, 0.02].choose(&mut random).unwrap(),
             most_slots: *[1, 2, 4_000].choose(&mut random).unwrap(),
             waited_for: *[0, 1, 100].choose(&mut random).unwrap(),
             broker_forgets,
@@ -88,6 +108,22 @@ impl Plan {
             },
             watched,
             records,
+        };
+        if random.random_bool(0.15) { plan.with_slow_workers() } else { plan }
+    }
+
+    /// Tasks wait in the queue for longer than a lease, so attempts of the same trigger wait there together.
+    fn with_slow_workers(self) -> Self {
+        Self {
+            lease: Duration::from_secs(25),
+            max_age: None,
+            broker_forgets: true,
+            message_loss: 0.0,
+            worker_pace: 0.5,
+            worker_pauses: 0.03,
+            results: true,
+            steps: 700,
+            ..self
         }
     }
 

@@ -13,16 +13,18 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use tokio_util::sync::CancellationToken;
 use trigger_dispatcher::chaos::Bug;
-use trigger_dispatcher::config::{BatchConfig, CeleryConfig, Config, Environment, Flush, Scope};
+use trigger_dispatcher::config::{BatchConfig, CeleryConfig, Config, Environment, Flush};
 use trigger_dispatcher::dispatch::{Dispatcher, Stalled, Terms, Waits};
-use trigger_dispatcher::store::memory::PublicationState;
+use trigger_dispatcher::intake::memory::MemoryRecord;
+use trigger_dispatcher::store::memory::{MemoryStore, MemoryTerms, PublicationState};
 use trigger_dispatcher::store::refresh::SharedRules;
+use trigger_dispatcher::tasks::TriggerIds;
 use trigger_dispatcher::telemetry::{Events, Metrics};
 
 use crate::clock;
 use crate::faults::{Chaos, Fault, Window};
-use crate::invariants::{Evidence, Invariant, Record, Violation};
-use crate::plan::Plan;
+use crate::invariants::{Evidence, Invariant, Record, Violation, judge};
+use crate::plan::{MARGIN, Plan};
 use crate::seams::Services;
 use crate::sweeper::Sweeper;
 use crate::worker::Worker;
@@ -69,7 +71,19 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Outcome {
     runtime.block_on(tokio::task::unconstrained(Schedule::new(seed, bug).run()))
 }
 
+/// A deployment: all that it does not share with others.
+struct Site {
+    services: Services,
+    worker: Worker,
+    next_record: usize,
+    evidence: Evidence,
+    /// Members whose process is gone; the group does not know yet.
+    dead: Vec<u64>,
+}
+
 struct Instance {
+    /// Its deployment's position.
+    site: usize,
     dispatcher: Pin<Box<dyn Future<Output = Result<(), Stalled>>>>,
     sweeper: Pin<Box<dyn Future<Output = ()>>>,
     member: u64,
@@ -80,36 +94,42 @@ struct Instance {
 struct Schedule {
     plan: Plan,
     random: StdRng,
-    services: Services,
+    chaos: Chaos,
+    store: MemoryStore,
+    sites: Vec<Site>,
     rules: SharedRules,
     instances: Vec<Instance>,
-    /// Members whose process is gone; the group does not know yet.
-    dead: Vec<u64>,
-    worker: Worker,
-    next_record: usize,
-    evidence: Evidence,
     trace: Vec<String>,
 }
 
 impl Schedule {
     fn new(seed: u64, bug: Option<Bug>) -> Self {
         let plan = Plan::draw(seed);
-        let services = Services::new(Chaos::new(seed, plan.rates, bug), plan.partitions, plan.lease);
-        let worker = Worker::new(&services, plan.scope == Scope::Ticker, plan.message_loss);
+        let (chaos, store) = (Chaos::new(seed, plan.rates, bug), MemoryStore::with_clock(clock::now_ms));
+        let site = |position: usize| {
+            let deployment = i32::try_from(position).unwrap() + 1;
+            let terms = MemoryTerms { deployment, lease: plan.lease, margin: MARGIN, max_age: plan.max_age };
+            let services = Services::new(chaos.clone(), store.clone(), plan.partitions, terms);
+            Site {
+                worker: Worker::new(&services, &plan),
+                services,
+                next_record: 0,
+                evidence: Evidence::default(),
+                dead: Vec::new(),
+            }
+        };
         let mut schedule = Self {
             random: StdRng::seed_from_u64(seed),
             rules: plan.rules(),
             instances: Vec::new(),
-            dead: Vec::new(),
-            worker,
-            next_record: 0,
-            evidence: Evidence::default(),
             trace: Vec::new(),
-            services,
+            sites: (0..plan.deployments).map(site).collect(),
+            chaos,
+            store,
             plan,
         };
         for _ in 0..schedule.plan.instances {
-            schedule.join();
+            schedule.join_any();
         }
         schedule
     }
@@ -117,39 +137,60 @@ impl Schedule {
     async fn run(mut self) -> Outcome {
         for _ in 0..self.plan.steps {
             self.step().await;
-            self.evidence.look(&self.services);
+            self.look();
         }
-        self.services.chaos.heal();
+        self.chaos.heal();
         self.drain().await;
-        let violations = self.evidence.judge(&self.plan, &self.services, &self.worker);
-        let triggers = self.services.store.ledger().len();
-        let chaos = &self.services.chaos;
-        Outcome { violations, hits: chaos.hits(), windows: chaos.windows(), triggers, trace: self.trace }
+        let triggers = self.store.ledger().len();
+        let Self { plan, chaos, sites, trace, .. } = self;
+        let violations = judge(&plan, sites.into_iter().map(|site| (site.evidence, site.services, site.worker)).collect());
+        Outcome { violations, hits: chaos.hits(), windows: chaos.windows(), triggers, trace }
     }
 
-    fn join(&mut self) {
+    fn look(&mut self) {
+        for Site { evidence, services, .. } in &mut self.sites {
+            evidence.look(services);
+        }
+    }
+
+    fn any_site(&mut self) -> usize {
+        if self.sites.len() == 1 { 0 } else { self.random.random_range(0..self.sites.len()) }
+    }
+
+    fn join_any(&mut self) {
+        let site = self.any_site();
+        self.join(site);
+    }
+
+    fn join(&mut self, site: usize) {
         let batch = BatchConfig { size: 20, timeout: Duration::from_millis(500), flush: Flush::Eager, queries_per_second: None };
-        let source = self.services.topic.join(&batch);
+        let services = &self.sites[site].services;
+        let source = services.topic.join(&batch);
         let (member, stop) = (source.member(), CancellationToken::new());
+        let topic = format!("{TOPIC}-{site}");
         let dispatcher = Dispatcher {
-            source: self.services.source(source),
-            claims: self.services.claims(),
-            queue: self.services.queue(),
+            source: services.source(source),
+            claims: services.claims(),
+            queue: services.queue(),
             rules: Arc::clone(&self.rules),
             terms: Terms {
-                topic: TOPIC.to_owned(),
+                ids: TriggerIds::of("group", &topic),
+                topic: topic.clone(),
                 scope: self.plan.scope,
+                lease: self.plan.lease,
+                margin: MARGIN,
                 celery: CELERY.clone(),
                 most_slots: self.plan.most_slots,
                 waited_for: self.plan.waited_for,
             },
-            events: Events::new(TOPIC, 0),
+            events: Events::new(&topic, 0),
             metrics: Arc::clone(&METRICS),
             waits: Waits::default(),
             stop: stop.clone(),
         };
-        let sweeper = Sweeper::new(&self.services, self.plan.broker_forgets);
+        let sweeper = Sweeper::new(services, self.plan.broker_forgets, i32::try_from(self.sites.len()).unwrap());
         self.instances.push(Instance {
+            site,
             dispatcher: Box::pin(dispatcher.run()),
             sweeper: Box::pin(sweeper.run()),
             member,
@@ -160,39 +201,57 @@ impl Schedule {
 
     async fn step(&mut self) {
         clock::tick();
+        let site = self.any_site();
+        if self.random.random_bool(self.plan.broker_outages) {
+            let outage = self.random.random_range(5_000..60_000);
+            self.sites[site].services.broker.goes_down(outage);
+            self.chaos.hit(Fault::BrokerOutage);
+        }
+        if self.random.random_bool(self.plan.worker_pauses) {
+            self.sites[site].worker.paused_until_ms = clock::now_ms() + self.random.random_range(15_000..40_000);
+        }
         let dice = self.random.random_range(0..1_000);
         match dice {
             0..550 => self.poll_dispatcher(),
             550..700 => self.poll_sweeper(),
             700..760 => {
-                if self.random.random_bool(self.plan.worker_pace) {
-                    self.worker.receive();
+                let works = self.sites[site].worker.paused_until_ms <= clock::now_ms();
+                if works && self.random.random_bool(self.plan.worker_pace) {
+                    self.sites[site].worker.receive();
                 }
             }
-            760..800 => {
+            760..795 => {
                 let position = self.random.random_range(0..64);
-                self.worker.finish(position);
+                self.sites[site].worker.finish(position);
+            }
+            795..800 => {
+                self.sites[site].worker.deliver_result();
             }
             800..870 => {
-                self.produce();
+                self.produce(site);
             }
             870..920 => clock::advance().await,
             920..940 => {
-                self.services.deliver_late();
+                self.sites[site].services.deliver_late();
             }
             940..955 => self.crash(),
             955..970 => self.freeze_or_thaw(),
-            970..985 => self.evict(),
+            970..985 => self.evict(site),
             985..990 => self.stop(),
             _ => {
                 if self.instances.len() < 4 {
-                    self.join();
+                    self.join(site);
                 }
             }
         }
-        let decided: Vec<_> =
-            self.services.store.progress().values().map(|progress| (progress.epoch, progress.consumed)).collect();
-        self.trace.push(format!("{dice} {decided:?} {} {}", self.worker.messages.len(), self.worker.runs.len()));
+        let decided: Vec<_> = self
+            .sites
+            .iter()
+            .flat_map(|site| self.store.progress_of(site.services.terms.deployment).into_values())
+            .map(|progress| (progress.epoch, progress.consumed))
+            .collect();
+        let messages: Vec<_> = self.sites.iter().map(|site| (site.worker.messages.len(), site.worker.runs.len())).collect();
+        self.trace.push(format!("{dice} {decided:?} {messages:?}"));
     }
 
     fn any_awake(&mut self) -> Option<usize> {
@@ -232,11 +291,13 @@ impl Schedule {
     }
 
     /// False when everything is produced.
-    fn produce(&mut self) -> bool {
-        let Some(record) = self.plan.records.get(self.next_record) else { return false };
-        self.next_record += 1;
-        let offset = self.services.topic.produce(record.partition, record.record.clone());
-        self.evidence.produced(Record::new(record, offset));
+    fn produce(&mut self, site: usize) -> bool {
+        let Site { services, evidence, next_record, .. } = &mut self.sites[site];
+        let Some(record) = self.plan.records.get(*next_record) else { return false };
+        *next_record += 1;
+        let time_ms = clock::now_ms();
+        let offset = services.topic.produce(record.partition, MemoryRecord { time_ms, ..record.record.clone() });
+        evidence.produced(Record::new(record, offset));
         true
     }
 
@@ -247,8 +308,9 @@ impl Schedule {
         }
         self.plan.crashes -= 1;
         let position = self.random.random_range(0..self.instances.len());
-        self.dead.push(self.instances.remove(position).member);
-        self.services.chaos.hit(Fault::Crash);
+        let instance = self.instances.remove(position);
+        self.sites[instance.site].dead.push(instance.member);
+        self.chaos.hit(Fault::Crash);
     }
 
     fn freeze_or_thaw(&mut self) {
@@ -259,48 +321,54 @@ impl Schedule {
         let instance = &mut self.instances[position];
         instance.is_frozen = !instance.is_frozen;
         if instance.is_frozen {
-            self.services.chaos.hit(Fault::Zombie);
+            self.chaos.hit(Fault::Zombie);
         }
     }
 
     /// The group notices that someone is silent, or only believes so.
-    fn evict(&mut self) {
-        let frozen = self.instances.iter().filter(|instance| instance.is_frozen).map(|instance| instance.member);
-        let silent: Vec<u64> = self.dead.iter().copied().chain(frozen).collect();
+    fn evict(&mut self, site: usize) {
+        let of_site: Vec<&Instance> = self.instances.iter().filter(|instance| instance.site == site).collect();
+        let frozen = of_site.iter().filter(|instance| instance.is_frozen).map(|instance| instance.member);
+        let silent: Vec<u64> = self.sites[site].dead.iter().copied().chain(frozen).collect();
         let member = match silent.first() {
             Some(member) => *member,
-            None if self.instances.is_empty() => return,
-            None => self.instances[self.random.random_range(0..self.instances.len())].member,
+            None if of_site.is_empty() => return,
+            None => of_site[self.random.random_range(0..of_site.len())].member,
         };
-        self.dead.retain(|dead| *dead != member);
-        self.services.topic.evict(member);
-        self.services.chaos.hit(Fault::Eviction);
+        let Site { services, dead, .. } = &mut self.sites[site];
+        dead.retain(|dead| *dead != member);
+        services.topic.evict(member);
+        self.chaos.hit(Fault::Eviction);
     }
 
     fn stop(&mut self) {
         if let Some(position) = self.any_awake() {
             self.instances[position].stop.cancel();
-            self.services.chaos.hit(Fault::Stop);
+            self.chaos.hit(Fault::Stop);
         }
     }
 
     /// No more faults: everyone is awake, and everything comes to its end.
     async fn drain(&mut self) {
-        while self.produce() {}
-        while self.services.deliver_late() {}
-        self.dead.drain(..).for_each(|member| self.services.topic.evict(member));
-        self.instances.iter_mut().for_each(|instance| instance.is_frozen = false);
-        if self.instances.is_empty() {
-            self.join();
+        for site in 0..self.sites.len() {
+            while self.produce(site) {}
+            let Site { services, worker, dead, .. } = &mut self.sites[site];
+            services.broker.comes_up();
+            while services.deliver_late() {}
+            while worker.deliver_result() {}
+            dead.drain(..).for_each(|member| services.topic.evict(member));
         }
+        self.instances.iter_mut().for_each(|instance| instance.is_frozen = false);
         let mut quiet = 0;
         for round in 0..DRAIN_ROUNDS {
             clock::tick();
-            self.round();
-            if self.instances.is_empty() {
-                self.join();
+            for site in 0..self.sites.len() {
+                if self.instances.iter().all(|instance| instance.site != site) {
+                    self.join(site);
+                }
             }
-            self.evidence.look(&self.services);
+            self.round();
+            self.look();
             clock::advance().await;
             // Once more after a while: nothing may come that was not expected.
             quiet = if self.is_done() { quiet + 1 } else { 0 };
@@ -322,19 +390,26 @@ impl Schedule {
                 }
             }
         }
-        while self.worker.finish(0) {}
-        while self.worker.receive() {}
+        for Site { worker, .. } in &mut self.sites {
+            while worker.finish(0) {}
+            while worker.receive() {}
+        }
     }
 
     fn is_done(&self) -> bool {
-        let ends = self.services.topic.ends();
-        let progress = self.services.store.progress();
+        self.store.publications().values().all(|state| *state != PublicationState::Claimed)
+            && self.sites.iter().all(Site::is_done)
+    }
+}
+
+impl Site {
+    fn is_done(&self) -> bool {
+        let Self { services, worker, .. } = self;
+        let ends = services.topic.ends();
+        let progress = services.progress();
         let is_decided = |(partition, end): (i32, &i64)| {
             *end == 0 || progress.get(&partition).and_then(|progress| progress.next_offset) == Some(*end)
         };
-        (0..).zip(&ends).all(is_decided)
-            && !self.worker.is_running()
-            && self.services.store.publications().values().all(|state| *state != PublicationState::Claimed)
-            && Evidence::unresolved(&self.services, &self.worker).is_empty()
+        (0..).zip(&ends).all(is_decided) && !worker.is_running() && Evidence::unresolved(services, worker).is_empty()
     }
 }

@@ -6,27 +6,40 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use jiff::Timestamp;
 use trigger_dispatcher::chaos::Bug;
 use trigger_dispatcher::intake::memory::{MemorySource, MemoryTopic};
 use trigger_dispatcher::intake::{Arrival, Offsets, Rejected, Source, Start};
-use trigger_dispatcher::store::memory::{MemoryClaims, MemoryStore};
-use trigger_dispatcher::store::{ClaimRequest, Claims, Verdict};
+use trigger_dispatcher::store::memory::{MemoryClaims, MemoryStore, MemoryTerms, Progress, Trigger};
+use trigger_dispatcher::store::{ClaimRequest, Claims, Renewal, TakenUp, Verdict};
 use trigger_dispatcher::tasks::memory::MemoryQueue;
-use trigger_dispatcher::tasks::{Publication, TaskQueue};
+use trigger_dispatcher::tasks::{PUBLISH_WITHIN, Publication, TaskQueue, publish_by};
 use uuid::Uuid;
 
 use crate::clock;
 use crate::faults::{Chaos, Fault, Injected, Window};
 
-/// Everything that instances, sweepers and workers share.
+/// Everything that the instances, sweepers and workers of a deployment share. Other deployments have the chaos and the store in common
+/// with it.
 #[derive(Debug, Clone)]
 pub(crate) struct Services {
     pub(crate) chaos: Chaos,
     pub(crate) topic: MemoryTopic,
     pub(crate) store: MemoryStore,
     pub(crate) broker: Broker,
-    pub(crate) lease: Duration,
+    pub(crate) terms: MemoryTerms,
+    pub(crate) results: Results,
     late: Arc<Mutex<Vec<Late>>>,
+}
+
+/// The workers' results: of each task the last one that was written.
+pub(crate) type Results = Arc<Mutex<BTreeMap<Uuid, Outcome>>>;
+
+/// What a result says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Ended,
+    Revoked,
 }
 
 /// A request whose caller has given up, still on its way.
@@ -39,11 +52,32 @@ enum Late {
 }
 
 impl Services {
-    pub(crate) fn new(chaos: Chaos, partitions: usize, lease: Duration) -> Self {
-        let store = MemoryStore::with_clock(clock::now_ms);
-        let broker =
-            Broker { chaos: chaos.clone(), queue: MemoryQueue::default(), pushed: Arc::default(), renamed: Arc::default() };
-        Self { chaos, topic: MemoryTopic::new(partitions), store, broker, lease, late: Arc::default() }
+    pub(crate) fn new(chaos: Chaos, store: MemoryStore, partitions: usize, terms: MemoryTerms) -> Self {
+        let broker = Broker {
+            chaos: chaos.clone(),
+            store: store.clone(),
+            terms,
+            queue: MemoryQueue::default(),
+            down_until_ms: Arc::default(),
+            pushed: Arc::default(),
+            wrong: Arc::default(),
+            expires: Arc::default(),
+            renamed: Arc::default(),
+        };
+        let topic = MemoryTopic::new(partitions);
+        Self { chaos, topic, store, broker, terms, results: Arc::default(), late: Arc::default() }
+    }
+
+    /// What became of the deployment's records, by partition.
+    pub(crate) fn progress(&self) -> BTreeMap<i32, Progress> {
+        self.store.progress_of(self.terms.deployment)
+    }
+
+    /// The deployment's triggers.
+    pub(crate) fn ledger(&self) -> BTreeMap<Uuid, Trigger> {
+        let mut ledger = self.store.ledger();
+        ledger.retain(|_, trigger| trigger.deployment == self.terms.deployment);
+        ledger
     }
 
     fn send_late(&self, late: Late) -> Injected {
@@ -59,9 +93,9 @@ impl Services {
         }
         // The twins never wait. Nobody reads these answers.
         match late.remove(0) {
-            Late::Open(partitions) => drop(self.store.claims(self.lease).open(&partitions).now_or_never()),
-            Late::Claim(request) => drop(self.store.claims(self.lease).claim(&request).now_or_never()),
-            Late::Enqueue(publication) => self.broker.push(&publication),
+            Late::Open(partitions) => drop(self.store.claims_of(&self.terms).open(&partitions).now_or_never()),
+            Late::Claim(request) => drop(self.store.claims_of(&self.terms).claim(&request).now_or_never()),
+            Late::Enqueue(publication) => drop(self.broker.push(&publication)),
             Late::Confirm(publications) => self.store.confirm(&publications),
         }
         true
@@ -76,7 +110,7 @@ impl Services {
     }
 
     pub(crate) fn claims(&self) -> FaultyClaims {
-        FaultyClaims { services: self.clone(), inner: self.store.claims(self.lease), unwritten: Vec::new() }
+        FaultyClaims { services: self.clone(), inner: self.store.claims_of(&self.terms), unwritten: Vec::new() }
     }
 }
 
@@ -84,8 +118,15 @@ impl Services {
 #[derive(Debug, Clone)]
 pub(crate) struct Broker {
     chaos: Chaos,
+    store: MemoryStore,
+    terms: MemoryTerms,
     pub(crate) queue: MemoryQueue,
+    down_until_ms: Arc<Mutex<i64>>,
     pushed: Arc<Mutex<BTreeMap<Uuid, Pushed>>>,
+    /// Messages that did not carry the lease in force, or were of another deployment.
+    wrong: Arc<Mutex<Vec<String>>>,
+    /// What each publication's tasks said of their end at the first attempt.
+    expires: Arc<Mutex<BTreeMap<Uuid, Timestamp>>>,
     renamed: Arc<Mutex<BTreeMap<Uuid, Uuid>>>,
 }
 
@@ -93,22 +134,73 @@ pub(crate) struct Broker {
 pub(crate) type Pushed = Vec<(Uuid, i64)>;
 
 impl Broker {
-    fn push(&self, publication: &Publication) {
+    fn first_expires(&self, publication: &Publication) -> Timestamp {
+        *self.expires.lock().unwrap_or_else(PoisonError::into_inner).entry(publication.id).or_insert(publication.expires)
+    }
+
+    /// Nobody is answered for so long.
+    pub(crate) fn goes_down(&self, ms: i64) {
+        *self.down_until_ms.lock().unwrap_or_else(PoisonError::into_inner) = clock::now_ms() + ms;
+    }
+
+    pub(crate) fn comes_up(&self) {
+        *self.down_until_ms.lock().unwrap_or_else(PoisonError::into_inner) = 0;
+    }
+
+    fn is_down(&self) -> bool {
+        *self.down_until_ms.lock().unwrap_or_else(PoisonError::into_inner) > clock::now_ms()
+    }
+
+    fn push(&self, publication: &Publication) -> Result<(), Injected> {
         let mut publication = publication.clone();
         let renamed = self.renamed.lock().unwrap_or_else(PoisonError::into_inner);
         for task in &mut publication.tasks {
             task.trigger_id = renamed.get(&task.trigger_id).copied().unwrap_or(task.trigger_id);
         }
+        let mut queue = self.queue.clone();
+        let was_there = queue.has(publication.id).now_or_never().expect("never waits").unwrap() == Some(true);
+        if queue.enqueue(&publication).now_or_never().expect("the queue in memory never waits").is_err() {
+            self.chaos.reached(Window::TooLate);
+            return Err(Injected(Fault::LateEffect));
+        }
         let mut pushed = self.pushed.lock().unwrap_or_else(PoisonError::into_inner);
         for task in &publication.tasks {
             let pushed = pushed.entry(task.trigger_id).or_default();
-            if pushed.iter().all(|(id, _)| *id != publication.id) {
-                pushed.push((publication.id, clock::now_ms()));
-            } else {
+            if was_there {
                 self.chaos.reached(Window::Guarded);
+            } else {
+                pushed.push((publication.id, clock::now_ms()));
             }
         }
-        self.queue.clone().enqueue(&publication).now_or_never().expect("the queue in memory never waits").unwrap();
+        if !was_there {
+            self.look(&publication);
+        }
+        Ok(())
+    }
+
+    /// A message ends with the lease in force, or with one that was granted a moment before it (its reply may have been lost); and it is of
+    /// this deployment.
+    fn look(&self, publication: &Publication) {
+        let ledger = self.store.ledger();
+        let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap();
+        let (lease_ms, margin_ms) = (ms(self.terms.lease), ms(self.terms.margin));
+        let oldest_ms = clock::now_ms() - ms(PUBLISH_WITHIN.min(self.terms.lease / 4)) - ms(clock::WHILE);
+        let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        for task in &publication.tasks {
+            let Some(trigger) = ledger.get(&task.trigger_id) else { continue };
+            let expires_ms = publication.expires.as_millisecond();
+            let granted_ms = expires_ms + margin_ms - lease_ms;
+            if expires_ms > trigger.leased_until_ms - margin_ms || granted_ms < oldest_ms {
+                wrong.push(format!("at {} a message expires at {expires_ms}: {trigger:?}", clock::now_ms()));
+            }
+            if trigger.deployment != self.terms.deployment {
+                wrong.push(format!("deployment {} published {trigger:?}", self.terms.deployment));
+            }
+        }
+    }
+
+    pub(crate) fn wrong(&self) -> Vec<String> {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn pushed(&self) -> BTreeMap<Uuid, Pushed> {
@@ -218,8 +310,21 @@ impl Claims for FaultyClaims {
         Ok(verdict)
     }
 
+    async fn renew(&mut self, publication_id: Uuid) -> Result<Renewal, Injected> {
+        let Self { services, inner, .. } = self;
+        let renewal = services.chaos.call(inner.renew(publication_id)).await?;
+        if let Renewal::Taken(TakenUp { .. }) = &renewal {
+            services.chaos.reached(Window::Renewed);
+        }
+        Ok(renewal)
+    }
+
     fn confirm(&mut self, publication_id: Uuid) {
         self.unwritten.push(publication_id);
+    }
+
+    fn written(&mut self) -> Vec<Uuid> {
+        Vec::new()
     }
 
     fn has_unwritten(&self) -> bool {
@@ -248,7 +353,7 @@ impl Claims for FaultyClaims {
 fn distorted(services: &Services, request: &ClaimRequest) -> ClaimRequest {
     let mut request = request.clone();
     if services.chaos.has(Bug::EpochIgnored) {
-        let progress = services.store.progress();
+        let progress = services.progress();
         for (span, _) in &mut request.spans {
             let progress = progress[&span.partition];
             span.epoch = progress.epoch;
@@ -275,14 +380,31 @@ impl TaskQueue for FaultyQueue {
 
     async fn enqueue(&mut self, publication: &Publication) -> Result<(), Injected> {
         let Self(services) = self;
-        if services.chaos.is_late() {
-            return Err(services.send_late(Late::Enqueue(publication.clone())));
+        let mut publication = publication.clone();
+        if services.chaos.has(Bug::OldExpires) {
+            // Never renewed: what it carries is as old as its claim.
+            let first = services.broker.first_expires(&publication);
+            publication.expires = first;
+            publication.publish_by = publish_by(tokio::time::Instant::now(), services.terms.lease);
         }
-        let push = async {
-            services.broker.push(publication);
-            Ok(())
-        };
-        let result = services.chaos.call(push).await;
+        if services.chaos.is_late() {
+            return Err(services.send_late(Late::Enqueue(publication)));
+        }
+        if services.broker.is_down() {
+            services.chaos.delay().await;
+            return Err(Injected(Fault::BrokerOutage));
+        }
+        let push = async { Ok(services.broker.push(&publication)) };
+        let result = services.chaos.call(push).await.and_then(std::convert::identity);
         if services.chaos.has(Bug::PublishErrorSwallowed) { Ok(()) } else { result }
+    }
+
+    async fn has(&mut self, publication: Uuid) -> Result<Option<bool>, Injected> {
+        let Self(services) = self;
+        if services.broker.is_down() {
+            return Err(Injected(Fault::BrokerOutage));
+        }
+        let mut queue = services.broker.queue.clone();
+        services.chaos.call(async { Ok(queue.has(publication).await.unwrap_or(None)) }).await
     }
 }

@@ -1,14 +1,17 @@
 //! Celery's workers with the worker guard: one start for each trigger, whatever is delivered again; too late is never.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::PoisonError;
 
 use serde_json::Value;
+use trigger_dispatcher::config::Scope;
 use trigger_dispatcher::tasks::Task;
 use uuid::Uuid;
 
 use crate::clock;
 use crate::faults::{Fault, Window};
-use crate::seams::Services;
+use crate::plan::Plan;
+use crate::seams::{Outcome, Services};
 
 /// A message that a worker was given.
 #[derive(Debug, Clone)]
@@ -35,6 +38,13 @@ pub(crate) struct Worker {
     names_symbol: bool,
     /// How much of what it has the broker loses.
     message_loss: f64,
+    /// How far the workers' clocks are behind, in milliseconds.
+    behind_ms: i64,
+    keeps_results: bool,
+    /// Until when no worker takes a task.
+    pub(crate) paused_until_ms: i64,
+    /// Results on their way to the backend.
+    late: Vec<(Uuid, Outcome)>,
     again: VecDeque<(Task, i64)>,
     running: Vec<Uuid>,
     /// Distinct messages that the broker handed out.
@@ -45,11 +55,15 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(services: &Services, names_symbol: bool, message_loss: f64) -> Self {
+    pub(crate) fn new(services: &Services, plan: &Plan) -> Self {
         Self {
             services: services.clone(),
-            names_symbol,
-            message_loss,
+            names_symbol: plan.scope == Scope::Ticker,
+            message_loss: plan.message_loss,
+            behind_ms: i64::try_from(plan.worker_behind.as_millis()).unwrap(),
+            keeps_results: plan.results,
+            paused_until_ms: 0,
+            late: Vec::new(),
             again: VecDeque::new(),
             running: Vec::new(),
             messages: Vec::new(),
@@ -82,15 +96,47 @@ impl Worker {
         true
     }
 
+    /// Writes a result, now or later.
+    fn result(&mut self, task: Uuid, outcome: Outcome) {
+        if !self.keeps_results {
+            return;
+        }
+        if self.services.chaos.strikes(Fault::LateResult, 0.3) {
+            self.late.push((task, outcome));
+        } else {
+            self.write(task, outcome);
+        }
+    }
+
+    /// As Celery's backend, which never overwrites a success.
+    fn write(&self, task: Uuid, outcome: Outcome) {
+        let mut results = self.services.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = results.entry(task).or_insert(outcome);
+        if *result != Outcome::Ended {
+            *result = outcome;
+        }
+    }
+
+    /// The oldest late result reaches the backend; false when there is none.
+    pub(crate) fn deliver_result(&mut self) -> bool {
+        if self.late.is_empty() {
+            return false;
+        }
+        let (task, outcome) = self.late.remove(0);
+        self.write(task, outcome);
+        true
+    }
+
     fn start(&mut self, task: &Task, expires_ms: i64) {
         let now_ms = clock::now_ms();
         if self.runs.contains_key(&task.trigger_id) {
             self.services.chaos.reached(Window::StartedBefore);
             return;
         }
-        if expires_ms <= now_ms {
+        if expires_ms <= now_ms - self.behind_ms {
             self.services.chaos.reached(Window::Expired);
             self.expired.push(task.trigger_id);
+            self.result(task.trigger_id, Outcome::Revoked);
             return;
         }
         let kwargs: Value = serde_json::from_str(&task.kwargs).unwrap();
@@ -110,6 +156,7 @@ impl Worker {
         let run = self.runs.get_mut(&trigger_id).expect("what runs has begun");
         run.ended_ms = Some(clock::now_ms());
         self.services.store.finish_execution(trigger_id, run.pipeline_id);
+        self.result(trigger_id, Outcome::Ended);
         true
     }
 

@@ -18,7 +18,17 @@ const TICKERS: [&str; 4] = ["A", "B", "C", "D"];
 type Made = (i32, u32, BTreeSet<usize>);
 
 fn terms(scope: Scope, most_slots: usize) -> Terms {
-    Terms { topic: "signals".to_owned(), scope, celery: CeleryConfig::of_defaults(), most_slots, waited_for: 0 }
+    let (ids, lease, margin) = (TriggerIds::FORMER, Duration::from_secs(900), Duration::ZERO);
+    Terms {
+        topic: "signals".to_owned(),
+        ids,
+        scope,
+        lease,
+        margin,
+        celery: CeleryConfig::of_defaults(),
+        most_slots,
+        waited_for: 0,
+    }
 }
 
 fn rules(watched: &[BTreeSet<usize>]) -> Arc<RuleSet> {

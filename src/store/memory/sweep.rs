@@ -107,21 +107,17 @@ impl State {
         held.sort_unstable();
         let leased_until_ms = now_ms.saturating_add(milliseconds(terms.lease));
         let mut taken = TakenUp { publication: terms.publication(id, leased_until_ms), stale: Vec::new(), is_started: false };
-        for (slot, trigger_id) in held {
+        for (_, trigger_id) in held {
             if self.has_started(trigger_id) {
                 taken.is_started = true;
             } else if self.is_stale(terms, trigger_id, now_ms) {
-                self.slots.remove(&slot);
-                if let Some(trigger) = self.triggers.get_mut(&trigger_id) {
-                    trigger.given_up = Some(GivenUp::Stale);
-                }
                 taken.stale.push(trigger_id);
             } else {
                 taken.publication.tasks.extend(self.renew(trigger_id, leased_until_ms));
             }
         }
         if let Some(row) = self.publications.0.get_mut(&id) {
-            let is_left = !taken.publication.tasks.is_empty();
+            let is_left = !taken.publication.tasks.is_empty() || !taken.stale.is_empty();
             row.swept_at_ms = Some(now_ms);
             row.lapsed = !is_left && !taken.is_started;
             if !is_left && taken.is_started {
@@ -168,7 +164,29 @@ impl MemoryStore {
     pub(super) fn renew(&self, terms: &MemoryTerms, id: Uuid) -> Renewal {
         let now_ms = (self.now_ms)();
         let mut state = self.state();
-        if state.publications.waits(id) { Renewal::Taken(state.take_up(terms, id, now_ms)) } else { Renewal::Over }
+        let is_aged = state.triggers.iter().any(|(trigger_id, trigger)| {
+            trigger.publication_id == id && state.holds(*trigger_id) && state.is_stale(terms, *trigger_id, now_ms)
+        });
+        if state.publications.waits(id) && !is_aged { Renewal::Taken(state.take_up(terms, id, now_ms)) } else { Renewal::Over }
+    }
+
+    /// Gives up triggers of an entry whose signal is too old by now: see [`crate::store::sweep::give_up`].
+    pub fn give_up(&self, entry: Uuid, triggers: &[Uuid], is_absent: bool, is_last: bool) {
+        let mut state = self.state();
+        for id in triggers {
+            let is_held = state.holds(*id);
+            let of_entry = |trigger: &&mut super::Trigger| trigger.publication_id == entry && trigger.given_up.is_none();
+            let Some(trigger) = state.triggers.get_mut(id).filter(of_entry) else { continue };
+            trigger.given_up = Some(GivenUp::Stale);
+            let slot = (trigger.pipeline_id, trigger.ticker.clone());
+            // Of a later attempt the broker may still have an earlier one.
+            if is_absent && is_held && trigger.attempt == 1 {
+                state.slots.remove(&slot);
+            }
+        }
+        if let Some(row) = state.publications.0.get_mut(&entry).filter(|row| is_last && row.enqueued_at_ms.is_none()) {
+            row.lapsed = true;
+        }
     }
 
     /// The deployment's triggers that were enqueued longer than `patience` ago and left no trace of a start, with the attempt that was

@@ -32,11 +32,15 @@ held as materialized (
     order by s.pipeline_id, s.ticker
     for update of s
 ),
+-- The loop leaves an entry with a stale signal to the sweepers, and changes nothing.
+mode as materialized (
+    select $7::uuid[] is null or not coalesce(bool_or(stale and not started), false) as acts from held
+),
 renewed as (
     update dispatcher.slots s
     set leased_until = now() + make_interval(secs => $2::float8)
-    from held
-    where s.pipeline_id = held.pipeline_id and s.ticker = held.ticker and s.trigger_id = held.trigger_id
+    from held, mode
+    where mode.acts and s.pipeline_id = held.pipeline_id and s.ticker = held.ticker and s.trigger_id = held.trigger_id
         and not held.stale and not held.started
     returning held.publication_id, held.trigger_id
 ),
@@ -47,20 +51,6 @@ noted as (
     where t.trigger_id = r.trigger_id
     returning t.publication_id, t.trigger_id, t.pipeline_id, t.kwargs::text as kwargs
 ),
--- No broker has taken these: their slots are free at once.
-freed as (
-    delete from dispatcher.slots s
-    using held
-    where s.pipeline_id = held.pipeline_id and s.ticker = held.ticker and s.trigger_id = held.trigger_id
-        and held.stale and not held.started
-),
-given_up as (
-    update dispatcher.triggers t
-    set failed_at = now(), given_up = 'stale'
-    from held
-    where t.trigger_id = held.trigger_id and held.stale and not held.started
-    returning t.publication_id, t.trigger_id, t.pipeline_id
-),
 taken as (
     update dispatcher.publications p
     set swept_at = now(),
@@ -69,11 +59,11 @@ taken as (
     from (
         select due.publication_id,
             coalesce(bool_or(h.started), false) as some_started,
-            coalesce(bool_or(not h.started and not h.stale), false) as some_left
+            coalesce(bool_or(not h.started), false) as some_left
         from due left join held h using (publication_id)
         group by due.publication_id
-    ) f
-    where p.publication_id = f.publication_id
+    ) f, mode
+    where mode.acts and p.publication_id = f.publication_id
     returning p.publication_id, f.some_started
 )
 select t.publication_id, f.what, f.trigger_id, f.kwargs,
@@ -83,6 +73,8 @@ from taken t
 left join (
     select publication_id, 'task' as what, trigger_id, pipeline_id, kwargs from noted
     union all
-    select publication_id, 'stale', trigger_id, pipeline_id, null from given_up
+    select publication_id, 'stale', trigger_id, pipeline_id, null from held where stale and not started
 ) f using (publication_id)
-order by t.publication_id, f.pipeline_id
+union all
+select publication_id, 'left', null, null, 0, false from due, mode where not mode.acts
+order by 1

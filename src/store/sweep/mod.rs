@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use self::finished::Finished;
 use super::database::Connection;
-use super::postgres::CONFIRM;
 use super::deployment::Deployment;
+use super::postgres::CONFIRM;
 use super::{Database, GivenUp, StoreError, TakenUp};
 use crate::chaos::{self, Bug};
 use crate::config::{TriggerConfig, WorkerGuard};
@@ -27,7 +27,7 @@ use crate::telemetry::Metrics;
 
 pub use finished::release;
 pub(super) use unpublished::renew;
-pub use unpublished::take_up;
+pub use unpublished::{give_up, take_up};
 pub use unstarted::{Retried, retry, unstarted};
 
 /// How often we look.
@@ -165,7 +165,9 @@ impl Sweeper {
             chaos::point("sweep_after_take_up");
             self.leave_started(&mut taken).await?;
             let TakenUp { publication, stale, is_started } = taken;
-            given_up(&self.metrics, &stale, GivenUp::Stale);
+            if !stale.is_empty() {
+                self.leave_stale(connection, &publication, &stale).await?;
+            }
             if !publication.tasks.is_empty() {
                 self.publish(connection, &publication).await?;
                 tracing::warn!(event = "publication_swept", publication_id = %publication.id, enqueued = publication.tasks.len());
@@ -175,6 +177,24 @@ impl Sweeper {
             } else if stale.is_empty() {
                 tracing::error!(event = "publication_lapsed", publication_id = %publication.id);
                 self.metrics.lapsed();
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up triggers whose signal is too old by now, unless the broker has their tasks.
+    async fn leave_stale(&mut self, connection: &Connection, entry: &Publication, stale: &[Uuid]) -> Result<(), SweepError> {
+        let is_last = entry.tasks.is_empty();
+        match self.queue.has(entry.id).await? {
+            Some(true) if is_last => drop(connection.query(CONFIRM, &[&vec![entry.id]]).await?),
+            // The rest is published under the same guard, and confirmed.
+            Some(true) => {}
+            has => {
+                give_up(connection, entry.id, stale, has == Some(false), is_last).await?;
+                for trigger_id in stale {
+                    tracing::warn!(event = "trigger_given_up", %trigger_id, reason = GivenUp::Stale.as_str());
+                }
+                self.metrics.given_up(GivenUp::Stale.as_str(), stale.len());
             }
         }
         Ok(())
@@ -224,9 +244,13 @@ impl Sweeper {
         for trigger_id in of(GivenUp::NeverStarted) {
             tracing::error!(event = "trigger_never_started", %trigger_id, attempts = self.config.max_attempts);
         }
-        given_up(&self.metrics, &of(GivenUp::Stale), GivenUp::Stale);
+        for trigger_id in of(GivenUp::Stale) {
+            tracing::warn!(event = "trigger_given_up", %trigger_id, reason = GivenUp::Stale.as_str());
+        }
         self.metrics.failed(of(GivenUp::NeverStarted).len());
-        self.metrics.given_up(GivenUp::NeverStarted.as_str(), of(GivenUp::NeverStarted).len());
+        for why in [GivenUp::NeverStarted, GivenUp::Stale] {
+            self.metrics.given_up(why.as_str(), of(why).len());
+        }
         if !publication.tasks.is_empty() {
             self.publish(connection, &publication).await?;
             chaos::point("retry_after_publish");
@@ -242,14 +266,6 @@ impl Sweeper {
             WorkerGuard::Auto => !connection.query("select from dispatcher.starts limit 1", &[]).await?.is_empty(),
         })
     }
-}
-
-/// Tells of triggers whose task will not be published.
-pub(crate) fn given_up(metrics: &Metrics, triggers: &[Uuid], why: GivenUp) {
-    for trigger_id in triggers {
-        tracing::warn!(event = "trigger_given_up", %trigger_id, reason = why.as_str());
-    }
-    metrics.given_up(why.as_str(), triggers.len());
 }
 
 /// An error of the store ends the round, for its connection is of no use any more; others leave the rest of it.

@@ -17,7 +17,34 @@ use crate::tasks::{Publication, Task, publish_by};
 /// # Errors
 /// PostgreSQL does not answer or refuses.
 pub async fn take_up(connection: &Connection, terms: &LeaseTerms) -> Result<Vec<TakenUp>, StoreError> {
-    ask(connection, terms, None).await
+    let taken = |asked| match asked {
+        Asked::Taken(taken) => Some(taken),
+        Asked::Left => None,
+    };
+    Ok(ask(connection, terms, None).await?.into_iter().filter_map(taken).collect())
+}
+
+/// Gives up triggers of an entry whose signal is too old by now. Their slots are free at once if the broker has not got them
+/// (`is_absent`), else when their lease ends. The entry is over if it `is_last`.
+///
+/// # Errors
+/// PostgreSQL does not answer or refuses.
+pub async fn give_up(
+    connection: &Connection,
+    entry: Uuid,
+    stale: &[Uuid],
+    is_absent: bool,
+    is_last: bool,
+) -> Result<(), StoreError> {
+    connection.query(include_str!("../sql/give_up.sql"), &[&stale, &entry, &is_absent, &is_last]).await?;
+    Ok(())
+}
+
+/// What the statement says of an entry.
+enum Asked {
+    Taken(TakenUp),
+    /// The loop leaves it to the sweepers.
+    Left,
 }
 
 /// What is to be published of one entry now, with its leases renewed.
@@ -25,15 +52,17 @@ pub async fn take_up(connection: &Connection, terms: &LeaseTerms) -> Result<Vec<
 /// # Errors
 /// PostgreSQL does not answer or refuses.
 pub(crate) async fn renew(connection: &Connection, terms: &LeaseTerms, entry: Uuid) -> Result<Renewal, StoreError> {
-    if let Some(taken) = ask(connection, terms, Some(entry)).await?.pop() {
-        return Ok(Renewal::Taken(taken));
+    match ask(connection, terms, Some(entry)).await?.pop() {
+        Some(Asked::Taken(taken)) => return Ok(Renewal::Taken(taken)),
+        Some(Asked::Left) => return Ok(Renewal::Over),
+        None => {}
     }
     let sql = "select from dispatcher.publications where publication_id = $1 and enqueued_at is null and lapsed_at is null";
     let waits = !connection.query(sql, &[&entry]).await?.is_empty();
     Ok(if waits { Renewal::Held } else { Renewal::Over })
 }
 
-async fn ask(connection: &Connection, terms: &LeaseTerms, entry: Option<Uuid>) -> Result<Vec<TakenUp>, StoreError> {
+async fn ask(connection: &Connection, terms: &LeaseTerms, entry: Option<Uuid>) -> Result<Vec<Asked>, StoreError> {
     let sql = catalog::fill_in(connection, include_str!("../sql/take_up.sql")).await?;
     let deployment = (!chaos::bug(Bug::SweepOfOthers)).then_some(terms.deployment.id);
     let asked_at = clock::timer();
@@ -55,13 +84,16 @@ async fn ask(connection: &Connection, terms: &LeaseTerms, entry: Option<Uuid>) -
     let mut found: Vec<TakenUp> = Vec::new();
     for row in &rows {
         let id: Uuid = row.try_get(0).map_err(StoreError::Answer)?;
+        let what: Option<&str> = row.try_get(1).map_err(StoreError::Answer)?;
+        if what == Some("left") {
+            return Ok(vec![Asked::Left]);
+        }
         if found.last().is_none_or(|last| last.publication.id != id) {
             let expires = terms.expires(timestamp(row, 4)?);
             let publication = Publication { id, expires, publish_by: publish_by(asked_at, terms.lease), tasks: Vec::new() };
             let is_started = row.try_get(5).map_err(StoreError::Answer)?;
             found.push(TakenUp { publication, stale: Vec::new(), is_started });
         }
-        let what: Option<&str> = row.try_get(1).map_err(StoreError::Answer)?;
         if let (Some(what), Some(last)) = (what, found.last_mut()) {
             let trigger_id = row.try_get(2).map_err(StoreError::Answer)?;
             if what == "stale" {
@@ -71,5 +103,5 @@ async fn ask(connection: &Connection, terms: &LeaseTerms, entry: Option<Uuid>) -
             }
         }
     }
-    Ok(found)
+    Ok(found.into_iter().map(Asked::Taken).collect())
 }

@@ -29,11 +29,7 @@ pub struct Retried {
 ///
 /// # Errors
 /// PostgreSQL does not answer or refuses.
-pub async fn unstarted(
-    connection: &Connection,
-    terms: &LeaseTerms,
-    patience: Duration,
-) -> Result<Vec<(Uuid, i32)>, StoreError> {
+pub async fn unstarted(connection: &Connection, terms: &LeaseTerms, patience: Duration) -> Result<Vec<(Uuid, i32)>, StoreError> {
     let sql = catalog::fill_in(connection, include_str!("../sql/unstarted.sql")).await?;
     let deployment = (!chaos::bug(Bug::SweepOfOthers)).then_some(terms.deployment.id);
     let values: [&(dyn ToSql + Sync); 5] =

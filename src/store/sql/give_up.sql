@@ -1,0 +1,24 @@
+-- Gives up triggers ($1) of an outbox entry ($2) whose signal is too old by now. Where the broker has not got them ($3), their slots are free at
+-- once; else when their last lease ends, for a task may start until then. The entry is over if nothing of it is left to publish ($4).
+with
+held as materialized (
+    select s.pipeline_id, s.ticker, s.trigger_id
+    from dispatcher.slots s
+    join dispatcher.triggers t on t.trigger_id = s.trigger_id
+    -- Of a later attempt the broker may still have an earlier one.
+    where s.trigger_id = any ($1::uuid[]) and $3::bool and t.attempt = 1
+    -- in the order of claims, against deadlocks
+    order by s.pipeline_id, s.ticker
+    for update of s
+),
+freed as (
+    delete from dispatcher.slots s using held h
+    where s.pipeline_id = h.pipeline_id and s.ticker = h.ticker and s.trigger_id = h.trigger_id
+),
+over as (
+    update dispatcher.publications set lapsed_at = now()
+    where publication_id = $2::uuid and enqueued_at is null and lapsed_at is null and $4::bool
+)
+update dispatcher.triggers t set failed_at = now(), given_up = 'stale'
+where t.trigger_id = any ($1::uuid[]) and t.publication_id = $2::uuid and t.failed_at is null
+returning t.trigger_id
