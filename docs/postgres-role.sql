@@ -29,6 +29,7 @@ end $$;
 -- LEDGER_RETENTION_DAYS dropped, by functions that run with their owner's rights and refuse to touch what is in flight.
 grant usage on schema dispatcher to trigger_dispatcher;
 grant select on dispatcher.schema_versions, dispatcher.starts to trigger_dispatcher;
+grant select, insert, update on dispatcher.deployments to trigger_dispatcher;
 grant select, insert, update on dispatcher.triggers, dispatcher.publications, dispatcher.progress to trigger_dispatcher;
 grant select, insert, update, delete on dispatcher.slots to trigger_dispatcher;
 grant execute on function dispatcher.prepare_partitions(text, integer), dispatcher.old_partitions(interval), dispatcher.in_flight(text),

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::database::Connection;
 use super::deployment::{Deployment, DeploymentKey, register};
-use super::sweep::{LeaseTerms, renew};
+use super::sweep::{LeaseTerms, PATIENCE, renew};
 use super::{ClaimRequest, Claimed, Claims, Database, Renewal, StoreError, Verdict, Wanted, catalog};
 use crate::chaos::{self, Bug};
 use crate::clock;
@@ -278,7 +278,7 @@ impl Claims for PostgresClaims {
     async fn renew(&mut self, publication_id: Uuid) -> Result<Renewal, StoreError> {
         let session = self.session().await?;
         let Self { terms: ClaimTerms { lease, margin, max_age, .. }, .. } = *self;
-        let terms = LeaseTerms { deployment: session.deployment.clone(), lease, margin, max_age };
+        let terms = LeaseTerms { deployment: session.deployment.clone(), lease, margin, max_age, patience: PATIENCE };
         let renewal = renew(&session.connection, &terms, publication_id).await?;
         self.session = Some(session);
         Ok(renewal)

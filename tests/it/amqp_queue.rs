@@ -1,6 +1,8 @@
 //! What the RabbitMQ queue promises beyond the conformance suite: no message without a queue, and none that a restart
 //! of the broker forgets.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use lapin::message::BasicGetMessage;
 use lapin::options::{BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions};
@@ -19,6 +21,7 @@ fn publication(tasks: usize) -> Publication {
     Publication {
         id: Uuid::new_v4(),
         expires: Timestamp::from_second(4_000_000_000).unwrap(),
+        publish_by: trigger_dispatcher::clock::timer() + Duration::from_secs(300),
         tasks: (0..tasks).map(task).collect(),
     }
 }

@@ -21,7 +21,7 @@ use trigger_dispatcher::intake::{Batch, Record};
 use trigger_dispatcher::rules::{Rule, RuleSet};
 use trigger_dispatcher::tasks::amqp::AmqpQueue;
 use trigger_dispatcher::tasks::celery::{Encoder, redis_list};
-use trigger_dispatcher::tasks::redis::{RedisLink, RedisQueue, finished};
+use trigger_dispatcher::tasks::redis::{RedisLink, RedisQueue, TaskResult, results};
 use trigger_dispatcher::tasks::{Publication, Task, TaskQueue, trigger_id, trigger_text};
 use uuid::Uuid;
 
@@ -301,19 +301,24 @@ impl Drop for Worker {
     }
 }
 
+fn publication(expires: Timestamp, task: Task) -> Publication {
+    let publish_by = trigger_dispatcher::clock::timer() + Duration::from_secs(60);
+    Publication { id: Uuid::new_v4(), expires, publish_by, tasks: vec![task] }
+}
+
 /// Sends the whole table and one more task, and compares what the worker saw with what we sent.
 async fn run_by_a_worker<Q: TaskQueue>(broker: &str, celery: &CeleryConfig, queue: impl Fn(&CeleryConfig) -> Q) {
     let mut worker = Worker::start(broker, celery);
     let table = Table::new(celery, &celery.task_queue);
     worker.wait_for(1);
     for row in &table.rows {
-        let publication = Publication { id: Uuid::new_v4(), expires: row.expires, tasks: vec![row.task.clone()] };
+        let publication = publication(row.expires, row.task.clone());
         queue(&row.celery).enqueue(&publication).await.unwrap();
     }
     worker.wait_for(1 + table.rows.len());
     // It lives on, and works on.
     let last = Task { trigger_id: Uuid::new_v4(), kwargs: "{}".to_owned() };
-    let publication = Publication { id: Uuid::new_v4(), expires: table.rows[0].expires, tasks: vec![last.clone()] };
+    let publication = publication(table.rows[0].expires, last.clone());
     queue(celery).enqueue(&publication).await.unwrap();
     let seen = worker.wait_for(2 + table.rows.len());
 
@@ -331,9 +336,11 @@ async fn run_by_a_worker<Q: TaskQueue>(broker: &str, celery: &CeleryConfig, queu
     }
 
     // What Celery calls over, we do: results of those that ran, and of those that were thrown away.
-    let Broker::Redis(results) = config(&service("TEST_REDIS_URL"), None).celery.broker else { panic!("not redis") };
+    let Broker::Redis(backend) = config(&service("TEST_REDIS_URL"), None).celery.broker else { panic!("not redis") };
     let ids: Vec<_> = table.rows.iter().map(|row| row.task.trigger_id).collect();
-    assert_eq!(finished(&mut RedisLink::new(&results).unwrap(), &ids).await.unwrap(), ids);
+    let result = |row: &Row| if row.has_expired() { TaskResult::Revoked } else { TaskResult::Ended };
+    let expected: Vec<_> = table.rows.iter().map(|row| (row.task.trigger_id, result(row))).collect();
+    assert_eq!(results(&mut RedisLink::new(&backend).unwrap(), &ids).await.unwrap(), expected);
     assert!(worker.child.try_wait().unwrap().is_none());
 }
 
@@ -363,7 +370,7 @@ async fn a_real_worker_runs_every_golden_message_over_redis() {
     celery.task_queue = unique("golden");
     celery.global_keyprefix = format!("{}:", celery.task_queue);
     let Broker::Redis(address) = &celery.broker else { panic!("not redis") };
-    run_by_a_worker(&url, &celery, |celery| RedisQueue::new(address, celery, Duration::from_secs(60)).unwrap()).await;
+    run_by_a_worker(&url, &celery, |celery| RedisQueue::new(address, celery, Duration::from_secs(60), None).unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use redis::Commands as _;
 use serde_json::{Value, json};
 use trigger_dispatcher::config::{Broker, CeleryConfig, RedisAddress};
-use trigger_dispatcher::tasks::redis::{RedisLink, RedisQueue, finished};
+use trigger_dispatcher::tasks::redis::{RedisLink, RedisQueue, TaskResult, results};
 use trigger_dispatcher::tasks::{Publication, Task, TaskQueue as _};
 use uuid::Uuid;
 
@@ -26,6 +26,7 @@ fn publication(tasks: usize, bytes: usize) -> Publication {
     Publication {
         id: Uuid::new_v4(),
         expires: Timestamp::from_second(4_000_000_000).unwrap(),
+        publish_by: trigger_dispatcher::clock::timer() + Duration::from_secs(300),
         tasks: (0..tasks).map(task).collect(),
     }
 }
@@ -56,7 +57,7 @@ impl World {
     }
 
     fn queue(&self) -> RedisQueue {
-        RedisQueue::new(self.address(), &self.celery, LEASE).unwrap()
+        RedisQueue::new(self.address(), &self.celery, LEASE, None).unwrap()
     }
 
     /// Every key that our prefix has.
@@ -339,28 +340,28 @@ async fn other_steps_and_another_separator_are_heeded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_final_result_ends_a_task() {
     let mut world = World::new(&service("TEST_REDIS_URL"));
-    let results = [
-        (true, r#"{"status": "SUCCESS", "result": null}"#),
-        (true, r#"{"status": "FAILURE", "result": {"exc_type": "ValueError"}}"#),
-        (true, r#"{"result": null, "status": "REVOKED"}"#),
-        (false, r#"{"status": "STARTED"}"#),
-        (false, r#"{"status": "RETRY"}"#),
-        (false, r#"{"status": "PENDING"}"#),
-        (false, r#"{"status": "success"}"#),
-        (false, r#"{"status": 1}"#),
-        (false, "SUCCESS"),
-        (false, ""),
+    let cases = [
+        (TaskResult::Ended, r#"{"status": "SUCCESS", "result": null}"#),
+        (TaskResult::Ended, r#"{"status": "FAILURE", "result": {"exc_type": "ValueError"}}"#),
+        (TaskResult::Revoked, r#"{"result": null, "status": "REVOKED"}"#),
+        (TaskResult::Unfinished, r#"{"status": "STARTED"}"#),
+        (TaskResult::Unfinished, r#"{"status": "RETRY"}"#),
+        (TaskResult::Unfinished, r#"{"status": "PENDING"}"#),
+        (TaskResult::Unfinished, r#"{"status": "success"}"#),
+        (TaskResult::Unfinished, r#"{"status": 1}"#),
+        (TaskResult::Unfinished, "SUCCESS"),
+        (TaskResult::Unfinished, ""),
     ];
-    let tasks: Vec<_> = results.iter().map(|(is_over, meta)| (*is_over, Uuid::new_v4(), *meta)).collect();
+    let tasks: Vec<_> = cases.iter().map(|(result, meta)| (*result, Uuid::new_v4(), *meta)).collect();
     for (_, task, meta) in &tasks {
         let () = world.redis.set_ex(format!("celery-task-meta-{task}"), *meta, 60).unwrap();
     }
     let mut asked: Vec<_> = tasks.iter().map(|(_, task, _)| *task).collect();
     asked.push(Uuid::new_v4());
-    let over: Vec<_> = tasks.iter().filter(|(is_over, ..)| *is_over).map(|(_, task, _)| *task).collect();
+    let expected: Vec<_> = tasks.iter().map(|(result, task, _)| (*task, *result)).collect();
     let mut link = RedisLink::new(world.address()).unwrap();
-    assert_eq!(finished(&mut link, &asked).await.unwrap(), over);
-    assert_eq!(finished(&mut link, &[]).await.unwrap(), [] as [Uuid; 0]);
+    assert_eq!(results(&mut link, &asked).await.unwrap(), expected);
+    assert_eq!(results(&mut link, &[]).await.unwrap(), []);
 }
 
 #[tokio::test(flavor = "multi_thread")]

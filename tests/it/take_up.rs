@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use trigger_dispatcher::intake::Start;
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
-use trigger_dispatcher::store::sweep::{retry, take_up};
+use trigger_dispatcher::store::deployment::register;
+use trigger_dispatcher::store::sweep::{LeaseTerms, PATIENCE, retry, take_up};
 use trigger_dispatcher::store::{Claims as _, Database, Verdict, migrate};
 use trigger_dispatcher::tasks::{Publication, trigger_id};
 use uuid::Uuid;
@@ -17,11 +18,11 @@ use crate::support::request::request;
 use crate::support::settings::config;
 
 const LEASE: Duration = Duration::from_secs(900);
-const PATIENCE: Duration = Duration::from_secs(10);
 
 struct World {
     database: TestDatabase,
     store: Database,
+    lease_terms: LeaseTerms,
     claims: PostgresClaims,
     start: Start,
     next_offset: i64,
@@ -33,9 +34,12 @@ impl World {
         let config = config("redis://unused/0", Some(&database));
         let store = Database::new(&config.postgres);
         migrate::migrate(&store).await.unwrap();
-        let mut claims = PostgresClaims::new(store.clone(), ClaimTerms::new(&config));
+        let terms = ClaimTerms::new(&config);
+        let deployment = register(&store.connect().await.unwrap(), &terms.key).await.unwrap();
+        let lease_terms = LeaseTerms { deployment, lease: LEASE, margin: Duration::ZERO, max_age: None, patience: PATIENCE };
+        let mut claims = PostgresClaims::new(store.clone(), terms);
         let start = claims.open(&[0]).await.unwrap()[0];
-        Self { database, store, claims, start, next_offset: 0 }
+        Self { database, store, lease_terms, claims, start, next_offset: 0 }
     }
 
     /// One batch of one record that wants these pipelines; the publication and how many it won.
@@ -50,7 +54,8 @@ impl World {
     }
 
     async fn take_up(&self) -> Vec<Publication> {
-        take_up(&self.store.connect().await.unwrap(), PATIENCE, LEASE).await.unwrap()
+        let taken = take_up(&self.store.connect().await.unwrap(), &self.lease_terms).await.unwrap();
+        taken.into_iter().map(|taken| taken.publication).collect()
     }
 
     /// Lets time pass, for the database's clock: everything in our tables happened that much earlier.
@@ -137,13 +142,13 @@ async fn racing_sweepers_take_each_publication_up_once() {
     world.age(11).await;
     let mut racing = JoinSet::new();
     for _ in 0..8 {
-        let store = world.store.clone();
+        let (store, terms) = (world.store.clone(), world.lease_terms.clone());
         racing.spawn(async move {
             let connection = store.connect().await.unwrap();
             let mut mine = Vec::new();
             // Three rounds of eight sweepers, 50 publications each, are more than enough.
             for _ in 0..3 {
-                mine.extend(take_up(&connection, PATIENCE, LEASE).await.unwrap());
+                mine.extend(take_up(&connection, &terms).await.unwrap().into_iter().map(|taken| taken.publication));
             }
             mine
         });
@@ -191,12 +196,12 @@ async fn taking_up_and_claiming_the_same_slots_does_not_deadlock() {
     let (slots, _) = held_slots(&mut world).await;
     let mut racing = claimers(&world, &slots);
     for _ in 0..2 {
-        let store = world.store.clone();
+        // No patience: everything is due again and again.
+        let (store, terms) = (world.store.clone(), LeaseTerms { patience: Duration::ZERO, ..world.lease_terms.clone() });
         racing.spawn(async move {
             let connection = store.connect().await.unwrap();
             for _ in 0..40 {
-                // No patience: everything is due again and again.
-                take_up(&connection, Duration::ZERO, LEASE).await.unwrap();
+                take_up(&connection, &terms).await.unwrap();
             }
         });
     }
@@ -228,12 +233,12 @@ async fn retrying_and_claiming_the_same_slots_does_not_deadlock() {
     let mut world = World::create().await;
     let (slots, triggers) = held_slots(&mut world).await;
     let mut racing = claimers(&world, &slots);
-    let store = world.store.clone();
+    let (store, terms) = (world.store.clone(), world.lease_terms.clone());
     racing.spawn(async move {
         let connection = store.connect().await.unwrap();
         for attempt in 1..40 {
             let seen: Vec<_> = triggers.iter().map(|id| (*id, attempt)).collect();
-            assert_eq!(retry(&connection, &seen, LEASE, 100).await.unwrap().publication.tasks.len(), 120);
+            assert_eq!(retry(&connection, &terms, &seen, 100).await.unwrap().publication.tasks.len(), 120);
         }
     });
     racing.join_all().await;

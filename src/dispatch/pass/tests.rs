@@ -10,6 +10,7 @@ use crate::intake::{Record, Start};
 use crate::rules::Rule;
 use crate::store::memory::{MemoryClaims, MemoryStore, Progress};
 use crate::store::{Claims as _, Verdict};
+use crate::tasks::TriggerIds;
 
 const PARTITIONS: [i32; 3] = [0, 1, 2];
 const TICKERS: [&str; 4] = ["A", "B", "C", "D"];

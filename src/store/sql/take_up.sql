@@ -68,7 +68,7 @@ taken as (
 )
 select t.publication_id, f.what, f.trigger_id, f.kwargs,
     (extract(epoch from now() + make_interval(secs => $2::float8)) * 1000000)::bigint as leased_until_us,
-    t.some_started
+    t.some_started, f.pipeline_id
 from taken t
 left join (
     select publication_id, 'task' as what, trigger_id, pipeline_id, kwargs from noted
@@ -76,5 +76,5 @@ left join (
     select publication_id, 'stale', trigger_id, pipeline_id, null from held where stale and not started
 ) f using (publication_id)
 union all
-select publication_id, 'left', null, null, 0, false from due, mode where not mode.acts
-order by 1
+select publication_id, 'left', null, null, 0, false, null from due, mode where not mode.acts
+order by publication_id, pipeline_id

@@ -52,12 +52,15 @@ pub struct LeaseTerms {
     pub margin: Duration,
     /// Triggers whose signal is older are given up instead of published; `None` is no limit.
     pub max_age: Option<Duration>,
+    /// How long an outbox entry is left to whoever publishes it, in production [`PATIENCE`].
+    pub patience: Duration,
 }
 
 impl LeaseTerms {
     /// The terms of a configuration.
     pub fn new(deployment: Deployment, trigger: &TriggerConfig) -> Self {
-        Self { deployment, lease: trigger.lease, margin: trigger.lease_margin, max_age: trigger.max_signal_age }
+        let TriggerConfig { lease, lease_margin: margin, max_signal_age: max_age, .. } = *trigger;
+        Self { deployment, lease, margin, max_age, patience: PATIENCE }
     }
 
     /// When a task with this lease expires.

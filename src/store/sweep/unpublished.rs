@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{LeaseTerms, PATIENCE};
+use super::LeaseTerms;
 use crate::chaos::{self, Bug};
 use crate::clock;
 use crate::store::database::Connection;
@@ -11,7 +11,7 @@ use crate::store::{Renewal, StoreError, TakenUp, catalog};
 use crate::tasks::redis::GUARD_MARGIN;
 use crate::tasks::{Publication, Task, publish_by};
 
-/// Entries that nobody has confirmed for a while ([`PATIENCE`]), with their leases renewed. One with nothing in it has lapsed: its
+/// Entries that nobody has confirmed for a while ([`LeaseTerms::patience`]), with their leases renewed. One with nothing in it has lapsed: its
 /// slots have passed on to newer triggers.
 ///
 /// # Errors
@@ -70,7 +70,7 @@ async fn ask(connection: &Connection, terms: &LeaseTerms, entry: Option<Uuid>) -
         .query(
             &sql,
             &[
-                &PATIENCE.as_secs_f64(),
+                &terms.patience.as_secs_f64(),
                 &terms.lease.as_secs_f64(),
                 &deployment,
                 &terms.deployment.adopts,

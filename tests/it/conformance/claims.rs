@@ -148,7 +148,7 @@ impl World for Postgres {
             "select partition, epoch, next_offset, consumed, triggered, busy, redelivered, merged, unmatched, stale, invalid,
                 cardinality(parts)::bigint, parts_until
             from dispatcher.progress where consumer_group = $1 and topic = $2";
-        let rows = self.database.rows(sql, &[&self.terms.group, &self.terms.topic]).await;
+        let rows = self.database.rows(sql, &[&self.terms.key.group, &self.terms.key.topic]).await;
         let progress = |row: &tokio_postgres::Row| Progress {
             epoch: row.get(1),
             next_offset: row.get(2),
@@ -204,7 +204,7 @@ fn wanted_for(pipeline_id: Uuid, ticker: &str, signal_id: &str, place: (i32, i64
         kwargs: r#"{"symbol": "AAPL"}"#.to_owned(),
     };
     let (partition, offset) = place;
-    Wanted { text, pipeline_id, ticker: ticker.to_owned(), partition, offset, shared: false }
+    Wanted { text, pipeline_id, ticker: ticker.to_owned(), partition, offset, record_time_ms: 0, shared: false }
 }
 
 /// A whole pipeline, wanted by the record at `offset` of partition 0.

@@ -3,6 +3,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::future::join_all;
+use std::time::Duration;
+
 use jiff::Timestamp;
 use lapin::options::{BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -91,7 +93,7 @@ impl World for Redis {
 
     fn queue(&self) -> RedisQueue {
         let Broker::Redis(address) = &self.celery.broker else { panic!("not redis") };
-        RedisQueue::new(address, &self.celery, std::time::Duration::from_secs(60)).unwrap()
+        RedisQueue::new(address, &self.celery, Duration::from_secs(60), None).unwrap()
     }
 
     async fn take_all(&self) -> Vec<Task> {
@@ -184,6 +186,7 @@ fn publication(tasks: usize) -> Publication {
     Publication {
         id: Uuid::new_v4(),
         expires: Timestamp::from_second(4_000_000_000).unwrap(),
+        publish_by: trigger_dispatcher::clock::timer() + Duration::from_secs(300),
         tasks: (0..tasks).map(task).collect(),
     }
 }

@@ -27,6 +27,7 @@ pub(crate) fn request(start: Start, offset: i64, pipelines: &[Uuid]) -> ClaimReq
         ticker: String::new(),
         partition,
         offset,
+        record_time_ms: trigger_dispatcher::clock::unix_ms(),
         shared: false,
     };
     ClaimRequest {
