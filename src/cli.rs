@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::{dead_letters, demo, health, offsets, prune};
+use crate::commands::{dead_letters, demo, health, offsets, outbox, prune};
 use crate::config::{Config, Environment, Problems, env_example, help};
 use crate::store::{Database, migrate};
 use crate::{app, supervise, telemetry};
@@ -35,6 +35,9 @@ enum Command {
     /// Show where each partition is, and say where a stopped one goes on.
     #[command(subcommand)]
     Offsets(offsets::Offsets),
+    /// Show what each deployment of the database still owes its broker, and hand it over after a change of broker or queue.
+    #[command(subcommand)]
+    Outbox(outbox::Outbox),
     /// List records that were bad, or send them again.
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLetters),
@@ -101,6 +104,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         }
         Command::Demo(options) => runtime.block_on(demo::run(options)),
         Command::Offsets(command) => runtime.block_on(async { offsets::run(&configuration()?, &command).await }),
+        Command::Outbox(command) => runtime.block_on(async { outbox::run(&configuration()?, &command).await }),
         Command::DeadLetters(command) => runtime.block_on(async { dead_letters::run(&configuration()?, &command).await }),
         Command::Prune(command) => runtime.block_on(async { prune::run(&configuration()?, &command).await }),
         Command::Health => runtime.block_on(health::run(&configuration()?)),

@@ -4,6 +4,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod demo;
 pub(crate) mod health;
 pub(crate) mod offsets;
+pub(crate) mod outbox;
 pub(crate) mod prune;
 
 use std::time::Duration;

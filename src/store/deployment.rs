@@ -73,3 +73,46 @@ fn deployment(row: &Row, key: &DeploymentKey) -> Result<Deployment, StoreError> 
     };
     read().map_err(StoreError::Answer)
 }
+
+/// What a deployment still owes its broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owed {
+    /// The deployment's number.
+    pub id: i32,
+    /// What names it.
+    pub key: DeploymentKey,
+    /// Outbox entries that the broker is not known to have.
+    pub waiting: i64,
+    /// Age of the oldest of them, in seconds.
+    pub oldest_seconds: Option<i64>,
+    /// Slots whose lease runs.
+    pub in_flight: i64,
+}
+
+/// What each deployment still owes its broker.
+///
+/// # Errors
+/// PostgreSQL does not answer or refuses.
+pub async fn owed(connection: &Connection) -> Result<Vec<Owed>, StoreError> {
+    let rows = connection.query(include_str!("sql/owed.sql"), &[]).await?;
+    let read = |row: &Row| {
+        Ok(Owed {
+            id: row.try_get(0)?,
+            key: DeploymentKey { group: row.try_get(1)?, topic: row.try_get(2)?, target: row.try_get(3)? },
+            waiting: row.try_get(4)?,
+            oldest_seconds: row.try_get(5)?,
+            in_flight: row.try_get(6)?,
+        })
+    };
+    rows.iter().map(read).collect::<Result<_, _>>().map_err(StoreError::Answer)
+}
+
+/// Hands what deployment `from` still owes its broker over to `to`. Returns how many entries and tasks.
+///
+/// # Errors
+/// PostgreSQL does not answer or refuses.
+pub async fn hand_over(connection: &Connection, from: i32, to: i32) -> Result<(i64, i64), StoreError> {
+    let rows = connection.query(include_str!("sql/hand_over.sql"), &[&from, &to]).await?;
+    let row = rows.first().ok_or_else(|| StoreError::Schema("the hand-over gave no row".to_owned()))?;
+    Ok((row.try_get(0).map_err(StoreError::Answer)?, row.try_get(1).map_err(StoreError::Answer)?))
+}

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use trigger_dispatcher::intake::Start;
-use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
 use trigger_dispatcher::store::deployment::register;
+use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
 use trigger_dispatcher::store::sweep::{LeaseTerms, PATIENCE, retry, take_up};
 use trigger_dispatcher::store::{Claims as _, Database, Verdict, migrate};
 use trigger_dispatcher::tasks::{Publication, trigger_id};

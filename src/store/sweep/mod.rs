@@ -23,7 +23,7 @@ use crate::config::{TriggerConfig, WorkerGuard};
 use crate::retry::Backoff;
 use crate::tasks::redis::{RedisLink, TaskResult, results};
 use crate::tasks::{Publication, Queue, QueueError, TaskQueue};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Seldom};
 
 pub use finished::release;
 pub(super) use unpublished::renew;
@@ -96,6 +96,7 @@ pub struct Sweeper {
     connection: Option<Connection>,
     finished: Finished,
     rounds: u32,
+    seldom: Seldom,
 }
 
 impl Sweeper {
@@ -109,7 +110,18 @@ impl Sweeper {
         metrics: Arc<Metrics>,
     ) -> Self {
         let terms = LeaseTerms::new(deployment, &config);
-        Self { database, queue, results, terms, config, metrics, connection: None, finished: Finished::default(), rounds: 0 }
+        Self {
+            database,
+            queue,
+            results,
+            terms,
+            config,
+            metrics,
+            connection: None,
+            finished: Finished::default(),
+            rounds: 0,
+            seldom: Seldom::default(),
+        }
     }
 
     /// Sweeps until told to stop.
@@ -154,6 +166,9 @@ impl Sweeper {
             None => Ok(()),
         };
         let is_turn = self.rounds.is_multiple_of(RETRY_EVERY);
+        if is_turn {
+            self.tell_owed(&connection).await?;
+        }
         let retried = if is_turn { unless_of_the_store(self.retry_unstarted(&connection).await)? } else { Ok(()) };
         self.rounds = self.rounds.wrapping_add(1);
         self.connection = Some(connection);
@@ -212,6 +227,26 @@ impl Sweeper {
         let has_started = |id: Uuid| known.iter().any(|(known, result)| *known == id && *result != TaskResult::Revoked);
         taken.publication.tasks.retain(|task| !has_started(task.trigger_id));
         taken.is_started |= taken.publication.tasks.len() < ids.len();
+        Ok(())
+    }
+
+    /// Tells of entries that the same group and topic still owes another target: nobody publishes them after a change of broker or queue.
+    async fn tell_owed(&self, connection: &Connection) -> Result<(), SweepError> {
+        let rows = connection.query(include_str!("../sql/owed_elsewhere.sql"), &[&self.terms.deployment.id]).await?;
+        for row in &rows {
+            let read = || Ok((row.try_get::<_, i32>(0)?, row.try_get::<_, String>(1)?, row.try_get::<_, i64>(2)?));
+            let (deployment, target, entries) = read().map_err(StoreError::Answer)?;
+            if self.seldom.now(&format!("owed-{deployment}")) {
+                tracing::warn!(
+                    event = "outbox_owed_elsewhere",
+                    deployment,
+                    target,
+                    entries,
+                    text = "claimed for another broker or queue, and not published: run an instance with that target, or hand them \
+                        over with trigger-dispatcher outbox move --from"
+                );
+            }
+        }
         Ok(())
     }
 

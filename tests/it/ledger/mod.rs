@@ -38,7 +38,15 @@ fn request(start: Start, offset: i64, pipeline_id: Uuid, signal_id: &str) -> Cla
         symbol: "AAPL".to_owned(),
         kwargs: "{}".to_owned(),
     };
-    let wanted = Wanted { text, pipeline_id, ticker: String::new(), partition, offset, record_time_ms: trigger_dispatcher::clock::unix_ms(), shared: false };
+    let wanted = Wanted {
+        text,
+        pipeline_id,
+        ticker: String::new(),
+        partition,
+        offset,
+        record_time_ms: trigger_dispatcher::clock::unix_ms(),
+        shared: false,
+    };
     ClaimRequest {
         publication_id: Uuid::new_v4(),
         spans: vec![(span, PartitionCounts::default())],

@@ -47,6 +47,12 @@ impl PrivateRedis {
         child.wait().unwrap();
     }
 
+    /// Sends the running server a signal, STOP or CONT.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("a running redis").id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
     }

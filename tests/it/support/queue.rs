@@ -19,6 +19,8 @@ pub(crate) struct SentTask {
     pub(crate) id: Uuid,
     pub(crate) pipeline_id: Uuid,
     pub(crate) kwargs: Value,
+    /// When workers throw it away.
+    pub(crate) expires: jiff::Timestamp,
 }
 
 impl SentTask {
@@ -28,7 +30,8 @@ impl SentTask {
         let body: Value = serde_json::from_slice(&body).unwrap();
         let kwargs = body[1].clone();
         let id = |value: &Value| value.as_str().unwrap().parse().unwrap();
-        let task = Self { id: id(&message["headers"]["id"]), pipeline_id: id(&kwargs["pipeline_id"]), kwargs };
+        let expires = message["headers"]["expires"].as_str().unwrap().parse().unwrap();
+        let task = Self { id: id(&message["headers"]["id"]), pipeline_id: id(&kwargs["pipeline_id"]), kwargs, expires };
         assert_eq!(id(&task.kwargs["execution_id"]), task.id, "execution and task have one id");
         task
     }
