@@ -1,4 +1,4 @@
-//! What a task is told: the keyword arguments, made from the signal and the rule. Pure.
+//! The keyword arguments of a task, made from its signals and its rule. Pure.
 
 use std::collections::HashMap;
 
@@ -13,10 +13,13 @@ use super::celery::iso8601;
 use crate::chaos::{self, Bug};
 use crate::config::{Argument, CeleryConfig};
 use crate::intake::{Batch, Details, Signal};
-use crate::rules::{Candidate, RuleSet};
+use crate::rules::{Candidate, Matches};
 
 /// Names our ids. A new one would make every signal new, so it never changes.
 const NAMESPACE: Uuid = Uuid::from_u128(0x7f3d_2c4e_51a8_5b0d_9a67_3c1e_84f0_d2b6);
+
+/// Characters of a reasoning that a task holds at most, so that many tickers do not make a task large.
+const MAX_REASONING_CHARS: usize = 1_000;
 
 /// What a candidate would be told, and under which id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,11 +61,11 @@ pub fn trigger_text(
     config: &CeleryConfig,
     topic: &str,
     batch: &Batch,
-    rules: &RuleSet,
+    matches: &Matches,
     candidate: &Candidate,
     slot: &str,
 ) -> TriggerText {
-    Texts::new(config, topic, batch, rules).text(candidate, slot)
+    Texts::new(config, topic, batch, matches).text(candidate, slot)
 }
 
 /// Tells the candidates of one batch what they need to know. One signal may lead many of them: it is read once.
@@ -71,7 +74,8 @@ pub struct Texts<'a> {
     config: &'a CeleryConfig,
     topic: &'a str,
     batch: &'a Batch,
-    rules: &'a RuleSet,
+    matches: &'a Matches,
+    /// The signals that were read, by their positions in the batch.
     said: HashMap<u32, Said<'a>, foldhash::fast::RandomState>,
 }
 
@@ -83,30 +87,36 @@ struct Said<'a> {
     context: String,
     /// The signal's own object as JSON; an empty one when there is none.
     metadata: &'a str,
+    /// The end of each entry of `signals` that is of this signal, as JSON: its id and its time.
+    origin: String,
+    reasoning: Vec<Option<&'a RawValue>>,
+    /// For each of its mentions the entry of `signals` as JSON, once a candidate has asked for it.
+    entries: Vec<Option<String>>,
 }
 
 impl<'a> Texts<'a> {
-    /// Texts for a batch that was matched with these rules.
-    pub fn new(config: &'a CeleryConfig, topic: &'a str, batch: &'a Batch, rules: &'a RuleSet) -> Self {
-        Self { config, topic, batch, rules, said: HashMap::default() }
+    /// Texts for a batch and what it matches.
+    pub fn new(config: &'a CeleryConfig, topic: &'a str, batch: &'a Batch, matches: &'a Matches) -> Self {
+        Self { config, topic, batch, matches, said: HashMap::default() }
     }
 
     /// What the candidate would be told. `slot` is empty for a whole pipeline.
     pub fn text(&mut self, candidate: &Candidate, slot: &str) -> TriggerText {
-        let Self { config, topic, batch, rules, .. } = *self;
-        let said = self.said.entry(candidate.signal).or_insert_with(|| Said::new(topic, batch, candidate.signal));
+        let Self { config, batch, matches, .. } = *self;
+        let rules = &matches.rules;
+        let said = self.said(candidate.signal);
+        let (signal_id, room) = (said.signal_id.clone(), said.context.len() + said.metadata.len());
         let pipeline_id = rules.pipeline_id(candidate.pipeline);
-        let signal_id = said.signal_id.clone();
         let trigger_id = if chaos::bug(Bug::NoConflictKey) { Uuid::new_v4() } else { trigger_id(pipeline_id, slot, &signal_id) };
-        let symbol = batch.text(batch.mention(candidate.mentions[0]).ticker);
-        let mut kwargs = Object::with_capacity(384 + said.context.len() + said.metadata.len());
+        let symbol = batch.text(batch.mention(candidate.tickers[0].first).ticker);
+        let mut kwargs = Object::with_capacity(384 + room + 256 * candidate.tickers.len());
         for argument in &config.arguments {
             match argument {
                 Argument::PipelineId => kwargs.field("pipeline_id").json(&pipeline_id),
                 Argument::UserId => kwargs.field("user_id").json(&rules.owner(candidate.pipeline)),
                 Argument::ExecutionId => kwargs.field("execution_id").json(&trigger_id),
                 Argument::Symbol => kwargs.field("symbol").json(symbol),
-                Argument::SignalContext => said.tell(candidate, batch, kwargs.field("signal_context")),
+                Argument::SignalContext => self.context(candidate, kwargs.field("signal_context")),
             }
         }
         for (name, value) in &config.extra_kwargs {
@@ -115,40 +125,78 @@ impl<'a> Texts<'a> {
         let kwargs = kwargs.end();
         TriggerText { trigger_id, signal_id, symbol: symbol.to_owned(), kwargs }
     }
-}
 
-impl<'a> Said<'a> {
-    fn new(topic: &str, batch: &'a Batch, position: u32) -> Self {
-        let signal = &batch.signals()[position as usize];
-        let signal_id = signal_id(topic, batch, signal);
-        let details = Details::read(batch.text(signal.payload));
-        let context = format!(
-            r#"{{"signal_id":{},"signal_type":{},"source":{},"timestamp":{}"#,
-            json(&signal_id),
-            json(&some(batch.text(signal.signal_type))),
-            json(&details.source),
-            json(&timestamp(details.timestamp, signal.record_time_ms)),
-        );
-        Self { signal_id, context, metadata: details.metadata.map_or("{}", RawValue::get) }
+    /// A signal, read at most once, by its position.
+    fn said(&mut self, position: u32) -> &mut Said<'a> {
+        let Self { topic, batch, .. } = *self;
+        self.said.entry(position).or_insert_with(|| Said::new(topic, batch, &batch.signals()[position as usize]))
     }
 
-    /// Writes the whole signal context for one candidate.
-    fn tell(&self, candidate: &Candidate, batch: &Batch, out: &mut Object) {
-        out.raw(&self.context);
-        out.raw(r#","tickers":"#);
-        for (position, mention) in candidate.mentions.iter().enumerate() {
-            out.raw(if position == 0 { "[" } else { "," });
-            out.json(batch.text(batch.mention(*mention).ticker));
+    /// Writes the whole signal context of one candidate.
+    fn context(&mut self, candidate: &Candidate, out: &mut Object) {
+        let Self { batch, matches, .. } = *self;
+        out.raw(&self.said(candidate.signal).context);
+        for (position, ticker) in candidate.tickers.iter().enumerate() {
+            out.raw(if position == 0 { r#","tickers":["# } else { "," });
+            out.json(batch.text(batch.mention(ticker.first).ticker));
         }
-        let first = batch.mention(candidate.mentions[0]);
+        let first = batch.mention(candidate.tickers[0].first);
         out.raw(r#"],"bias":"#);
         out.json(&some(batch.text(first.bias)));
         out.raw(r#","confidence":"#);
         out.json(&first.confidence);
-        out.raw(r#","metadata":"#);
-        out.raw(self.metadata);
+        for (position, ticker) in candidate.tickers.iter().enumerate() {
+            out.raw(if position == 0 { r#","signals":["# } else { "," });
+            let mention = matches.newest(*ticker);
+            let signal = batch.signal_of(mention);
+            out.raw(self.said(signal).entry(batch, &batch.signals()[signal as usize], mention));
+        }
+        out.raw(r#"],"metadata":"#);
+        out.raw(self.said(candidate.signal).metadata);
         out.raw("}");
     }
+}
+
+impl<'a> Said<'a> {
+    fn new(topic: &str, batch: &'a Batch, signal: &Signal) -> Self {
+        let signal_id = signal_id(topic, batch, signal);
+        let details = Details::with_reasoning(batch.text(signal.payload));
+        let (id, time) = (json(&signal_id), json(&timestamp(details.timestamp, signal.record_time_ms)));
+        let context = format!(
+            r#"{{"signal_id":{id},"signal_type":{},"source":{},"timestamp":{time}"#,
+            json(&some(batch.text(signal.signal_type))),
+            json(&details.source),
+        );
+        let origin = format!(r#","signal_id":{id},"timestamp":{time}}}"#);
+        let entries = vec![None; batch.mentions(signal).len()];
+        let metadata = details.metadata.map_or("{}", RawValue::get);
+        Self { signal_id, context, metadata, origin, reasoning: details.reasoning, entries }
+    }
+
+    /// The entry of `signals` for one mention of this signal.
+    fn entry(&mut self, batch: &Batch, signal: &Signal, position: u32) -> &str {
+        let index = (position - signal.first_mention) as usize;
+        let Self { origin, reasoning, entries, .. } = self;
+        entries[index].get_or_insert_with(|| {
+            let mention = batch.mention(position);
+            format!(
+                r#"{{"ticker":{},"signal":{},"confidence":{},"reasoning":{}{origin}"#,
+                json(batch.text(mention.ticker)),
+                json(&some(batch.text(mention.bias))),
+                json(&mention.confidence),
+                json(&reasoning.get(index).copied().flatten().and_then(beginning)),
+            )
+        })
+    }
+}
+
+/// The beginning of a reasoning, if it is a text.
+fn beginning(reasoning: &RawValue) -> Option<String> {
+    let mut text: String = serde_json::from_str(reasoning.get()).ok()?;
+    if let Some((end, _)) = text.char_indices().nth(MAX_REASONING_CHARS) {
+        text.truncate(end);
+    }
+    Some(text)
 }
 
 /// A JSON object that is being written, without a text for each of its values.
