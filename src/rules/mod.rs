@@ -10,4 +10,4 @@ mod rule;
 
 pub use index::{Owner, RuleSet, Rules};
 pub use matching::{Candidate, Joined, Matches, PartitionCounts, Skip, WHOLE};
-pub use rule::{Rule, RuleRow, Subscription};
+pub use rule::{Rule, RuleRow, Subscription, UnknownKeys};

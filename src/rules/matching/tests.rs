@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::super::index::Owner;
-use super::super::rule::{Rule, Subscription};
+use super::super::rule::{Rule, RuleRow, Subscription};
 use super::*;
 use crate::intake::Record;
 
@@ -419,6 +419,35 @@ mod subscriptions {
         assert!(!accepts(&[both.clone(), typed("death_cross")], signal(&[("AAPL", Some(50.0))])));
         assert!(accepts(&[typed("death_cross"), both], signal(&[("AAPL", Some(80.0))])));
     }
+}
+
+#[test]
+fn the_examples_in_the_docs_are_true() {
+    let page = include_str!("../../../docs/rules.md");
+    let mut seen = BTreeMap::new();
+    for line in page.lines() {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let ["", subscriptions, kind, confidence, timeframe, answer, ""] = cells[..] else { continue };
+        let Some(subscriptions) = subscriptions.strip_prefix('`').and_then(|text| text.strip_suffix('`')) else { continue };
+        if subscriptions == "signal_subscriptions" {
+            continue;
+        }
+        let said = |cell: &str| Some(cell.to_owned()).filter(|cell| cell != "–");
+        let confidence = said(confidence).map(|number| number.parse::<f64>().unwrap());
+        let signal = json!({
+            "signal_type": said(kind), "tickers": [{"ticker": "AAPL", "confidence": confidence}], "metadata": {"timeframe": said(timeframe)},
+        });
+        let (tickers, subscriptions) = (Some(r#"["AAPL"]"#.to_owned()), Some(subscriptions.to_owned()));
+        let row = RuleRow { tickers, subscriptions, ..RuleRow::default() };
+        let is = match Rule::try_from(&row) {
+            Err(_) => "is skipped",
+            Ok(rule) if pipelines(&[rule], &[signal]).is_empty() => "declines",
+            Ok(_) => "accepts",
+        };
+        assert_eq!(is, answer, "{line}");
+        *seen.entry(answer).or_insert(0) += 1;
+    }
+    assert!(seen.len() == 3 && seen.values().all(|examples| *examples > 3), "{seen:?}");
 }
 
 /// Looks at every pipeline for every signal, as the service that we replace did, but says what should come out.
