@@ -79,8 +79,7 @@ impl Pass {
         let mut texts = Texts::new(&terms.celery, &terms.topic, batch, matches);
         let mut wanted = |candidate: &Candidate| {
             let signal = &batch.signals()[candidate.signal as usize];
-            let ticker =
-                if candidate.ticker == WHOLE { "" } else { batch.text(batch.mention(candidate.tickers[0].first).ticker) };
+            let ticker = if candidate.ticker == WHOLE { "" } else { batch.text(batch.mention(candidate.first).ticker) };
             Wanted {
                 text: texts.text(candidate, ticker),
                 pipeline_id: matches.rules.pipeline_id(candidate.pipeline),

@@ -43,15 +43,19 @@ pub(super) struct Direction {
 
 impl Direction {
     /// The direction of a mention. `agrees` if no earlier mention of the ticker has another one.
+    #[inline]
     pub(super) fn new(mention: u32, agrees: bool) -> Self {
         Self { mention, agrees, last: (mention, Relation::Same) }
     }
 
     /// Compares it with the direction of a mention that joined earlier.
+    #[inline]
     pub(super) fn beside(&mut self, batch: &Batch, joined: u32) -> Relation {
-        if self.agrees {
-            return Relation::Same;
-        }
+        if self.agrees { Relation::Same } else { self.compared(batch, joined) }
+    }
+
+    #[inline(never)]
+    fn compared(&mut self, batch: &Batch, joined: u32) -> Relation {
         if self.last.0 != joined {
             self.last = (joined, Relation::between(batch, joined, self.mention));
         }

@@ -25,19 +25,12 @@ pub struct Candidate {
     pub signal: u32,
     /// The last signal of the batch that matched.
     last: u32,
-    /// The tickers that matched, each once; the first is the symbol.
-    pub tickers: Vec<Joined>,
+    /// The position of the first mention that matched: its ticker is the symbol.
+    pub first: u32,
+    /// For each ticker that matched, the position of what joined (see [`Matches::mentions`]).
+    tickers: Vec<u32>,
     /// Whether another signal of the batch matched the same slot.
     pub shared: bool,
-}
-
-/// A ticker of a candidate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Joined {
-    /// The position of the first mention that matched.
-    pub first: u32,
-    /// Where [`Matches::newest`] finds the newest one.
-    place: u32,
 }
 
 /// A (slot, signal) that the ledger knows already, and that must not lead.
@@ -77,13 +70,14 @@ pub struct Matches {
     pub counts: HashMap<i32, PartitionCounts>,
     /// How many (signal, slot) pairs matched.
     pub pairs: u64,
-    places: Vec<Place>,
+    joined: Vec<Joined>,
 }
 
 impl Matches {
-    /// The position of the newest mention of a candidate's ticker in the direction in which the candidate takes it.
-    pub fn newest(&self, ticker: Joined) -> u32 {
-        self.places[ticker.place as usize].newest
+    /// For each ticker of a candidate, in the order in which they came, the position of its newest mention in the direction
+    /// that the candidate has for it.
+    pub fn mentions(&self, candidate: &Candidate) -> impl Iterator<Item = u32> {
+        candidate.tickers.iter().map(|joined| self.joined[*joined as usize].newest)
     }
 }
 
@@ -102,6 +96,7 @@ impl RuleSet {
             skips,
             spoken: HashMap::default(),
             places: Vec::new(),
+            joined: Vec::new(),
             whole: HashMap::default(),
             candidates: Vec::new(),
             pairs: 0,
@@ -123,13 +118,13 @@ impl RuleSet {
                 position += 1;
             }
         }
-        let Matching { mut candidates, pairs, places, .. } = matching;
+        let Matching { mut candidates, pairs, joined, .. } = matching;
         // Pipelines are numbered in the order of their ids.
         candidates.sort_by(|a, b| {
-            let ticker = |candidate: &Candidate| batch.text(batch.mention(candidate.tickers[0].first).ticker);
+            let ticker = |candidate: &Candidate| batch.text(batch.mention(candidate.first).ticker);
             a.pipeline.cmp(&b.pipeline).then_with(|| ticker(a).cmp(ticker(b)))
         });
-        Matches { rules: Arc::clone(self), candidates, counts, pairs, places }
+        Matches { rules: Arc::clone(self), candidates, counts, pairs, joined }
     }
 }
 
@@ -144,15 +139,15 @@ enum Outcome {
     Opposed,
 }
 
-/// No candidate has this position.
+/// Nothing has this position.
 const NONE: u32 = u32::MAX;
 
-/// What a batch has made of one watcher of a ticker.
+/// A ticker that has become part of a candidate.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    /// The position of the candidate that the ticker has become part of, or [`NONE`].
+struct Joined {
+    /// The candidate's position.
     candidate: u32,
-    /// The newest mention that joined it; one with a direction, if any of them has one.
+    /// The newest mention that joined; one with a direction, if any of them has one.
     newest: u32,
 }
 
@@ -176,8 +171,9 @@ struct Matching<'a> {
     skips: &'a HashSet<Skip>,
     /// The tickers that the batch speaks of.
     spoken: HashMap<u32, Spoken, foldhash::fast::RandomState>,
-    /// For each watcher of these tickers what the batch has made of it.
-    places: Vec<Place>,
+    /// For each watcher of these tickers the position of what has joined its candidate, or [`NONE`].
+    places: Vec<u32>,
+    joined: Vec<Joined>,
     /// Pipeline to its candidate's position, where a slot is a whole pipeline.
     whole: HashMap<u32, u32, foldhash::fast::RandomState>,
     candidates: Vec<Candidate>,
@@ -222,18 +218,20 @@ impl Matching<'_> {
     }
 
     /// What the batch says of a ticker, this mention included.
+    #[inline]
     fn spoken_of(&mut self, ticker: u32, watchers: usize, mention: u32) -> Spoken {
         let Self { batch, places, spoken, .. } = self;
         let next = places.len();
         let spoken = spoken.entry(ticker).or_insert(Spoken { first: next, mention, agrees: true });
         if spoken.first == next {
-            places.resize(next + watchers, Place { candidate: NONE, newest: NONE });
+            places.resize(next + watchers, NONE);
         } else if spoken.agrees {
             spoken.agrees = Relation::between(batch, spoken.mention, mention) == Relation::Same;
         }
         *spoken
     }
 
+    #[inline]
     fn add(&mut self, place: usize, pipeline: u32, ticker: u32, position: u32, direction: &mut Direction) -> Option<Outcome> {
         let mention = direction.mention;
         let slot_ticker = match self.scope {
@@ -244,33 +242,38 @@ impl Matching<'_> {
             return Some(Outcome::Known);
         }
         let mut outcome = Outcome::Merged;
-        let mut at = self.places[place].candidate;
-        if at == NONE {
-            let next = u32::try_from(self.candidates.len()).expect("a batch is cut long before 4 billion candidates");
-            at = match self.scope {
+        let noted = self.places[place];
+        let at = if noted == NONE {
+            let next = position_of(self.candidates.len());
+            let at = match self.scope {
                 Scope::Pipeline => *self.whole.entry(pipeline).or_insert(next),
                 Scope::Ticker => next,
             };
-            self.places[place] = Place { candidate: at, newest: mention };
-            let joined = Joined { first: mention, place: u32::try_from(place).expect("a batch has fewer than 4 billion places") };
+            let noted = position_of(self.joined.len());
+            self.joined.push(Joined { candidate: at, newest: mention });
+            self.places[place] = noted;
             if at == next {
                 self.pairs += 1;
-                let (ticker, tickers) = (slot_ticker, vec![joined]);
-                self.candidates.push(Candidate { pipeline, ticker, signal: position, last: position, tickers, shared: false });
+                let (ticker, tickers) = (slot_ticker, vec![noted]);
+                let (signal, last, first, shared) = (position, position, mention, false);
+                self.candidates.push(Candidate { pipeline, ticker, signal, last, first, tickers, shared });
                 return Some(Outcome::Leads);
             }
             // The pipeline's slot was wanted for other tickers so far.
             let tickers = &mut self.candidates[at as usize].tickers;
             if tickers.len() < MAX_TICKERS {
-                tickers.push(joined);
+                tickers.push(noted);
             }
+            at
         } else {
-            match direction.beside(self.batch, self.places[place].newest) {
-                Relation::Same | Relation::Stated => self.places[place].newest = mention,
+            let joined = &mut self.joined[noted as usize];
+            match direction.beside(self.batch, joined.newest) {
+                Relation::Same | Relation::Stated => joined.newest = mention,
                 Relation::Unstated => {}
                 Relation::Opposite => outcome = Outcome::Opposed,
             }
-        }
+            joined.candidate
+        };
         let candidate = &mut self.candidates[at as usize];
         if candidate.last == position {
             return Some(outcome).filter(|outcome| matches!(outcome, Outcome::Opposed));
@@ -283,9 +286,14 @@ impl Matching<'_> {
     }
 }
 
+fn position_of(length: usize) -> u32 {
+    u32::try_from(length).expect("a batch is cut long before 4 billion candidates and tickers of theirs")
+}
+
 impl RuleSet {
     /// Whether a pipeline with subscriptions accepts what a signal says of one ticker that it watches. What the signal says of
     /// itself is looked up at most once, and only if somebody asks; its timeframe has to be read from the metadata for that.
+    #[inline]
     fn accepts(
         &self,
         pipeline: u32,

@@ -9,5 +9,5 @@ mod names;
 mod rule;
 
 pub use index::{Owner, RuleSet, Rules};
-pub use matching::{Candidate, Joined, Matches, PartitionCounts, Skip, WHOLE};
+pub use matching::{Candidate, Matches, PartitionCounts, Skip, WHOLE};
 pub use rule::{Rule, RuleRow, Subscription, UnknownKeys};

@@ -108,8 +108,8 @@ impl<'a> Texts<'a> {
         let (signal_id, room) = (said.signal_id.clone(), said.context.len() + said.metadata.len());
         let pipeline_id = rules.pipeline_id(candidate.pipeline);
         let trigger_id = if chaos::bug(Bug::NoConflictKey) { Uuid::new_v4() } else { trigger_id(pipeline_id, slot, &signal_id) };
-        let symbol = batch.text(batch.mention(candidate.tickers[0].first).ticker);
-        let mut kwargs = Object::with_capacity(384 + room + 256 * candidate.tickers.len());
+        let symbol = batch.text(batch.mention(candidate.first).ticker);
+        let mut kwargs = Object::with_capacity(384 + room + 256 * matches.mentions(candidate).count());
         for argument in &config.arguments {
             match argument {
                 Argument::PipelineId => kwargs.field("pipeline_id").json(&pipeline_id),
@@ -136,18 +136,17 @@ impl<'a> Texts<'a> {
     fn context(&mut self, candidate: &Candidate, out: &mut Object) {
         let Self { batch, matches, .. } = *self;
         out.raw(&self.said(candidate.signal).context);
-        for (position, ticker) in candidate.tickers.iter().enumerate() {
+        for (position, mention) in matches.mentions(candidate).enumerate() {
             out.raw(if position == 0 { r#","tickers":["# } else { "," });
-            out.json(batch.text(batch.mention(ticker.first).ticker));
+            out.json(batch.text(batch.mention(mention).ticker));
         }
-        let first = batch.mention(candidate.tickers[0].first);
+        let first = batch.mention(candidate.first);
         out.raw(r#"],"bias":"#);
         out.json(&some(batch.text(first.bias)));
         out.raw(r#","confidence":"#);
         out.json(&first.confidence);
-        for (position, ticker) in candidate.tickers.iter().enumerate() {
+        for (position, mention) in matches.mentions(candidate).enumerate() {
             out.raw(if position == 0 { r#","signals":["# } else { "," });
-            let mention = matches.newest(*ticker);
             let signal = batch.signal_of(mention);
             out.raw(self.said(signal).entry(batch, &batch.signals()[signal as usize], mention));
         }

@@ -60,8 +60,8 @@ struct Slot {
 
 fn slots(batch: &Batch, matches: &Matches) -> Vec<Slot> {
     let tickers = |candidate: &Candidate| {
-        let tickers = candidate.tickers.iter();
-        tickers.map(|ticker| batch.text(batch.mention(ticker.first).ticker).to_owned()).collect::<Vec<_>>()
+        let mentions = matches.mentions(candidate);
+        mentions.map(|mention| batch.text(batch.mention(mention).ticker).to_owned()).collect::<Vec<_>>()
     };
     let candidates = matches.candidates.iter();
     candidates
@@ -70,7 +70,7 @@ fn slots(batch: &Batch, matches: &Matches) -> Vec<Slot> {
             ticker: (candidate.ticker != WHOLE).then(|| tickers(candidate).remove(0)),
             signal: candidate.signal,
             tickers: tickers(candidate),
-            newest: candidate.tickers.iter().map(|ticker| matches.newest(*ticker)).collect(),
+            newest: matches.mentions(candidate).collect(),
             shared: candidate.shared,
         })
         .collect()
@@ -168,7 +168,7 @@ mod examples {
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         let batch = batch(&[about(&names)]);
         let matches = matched(&[pipeline(1, &names)], &batch, Scope::Pipeline);
-        assert_eq!((matches.candidates[0].tickers.len(), matches.pairs), (256, 1));
+        assert_eq!((matches.mentions(&matches.candidates[0]).count(), matches.pairs), (256, 1));
         assert_eq!(matched(&[pipeline(1, &names)], &batch, Scope::Ticker).candidates.len(), 300);
     }
 
