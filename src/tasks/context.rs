@@ -1,5 +1,6 @@
 //! The keyword arguments of a task, made from its signals and its rule. Pure.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use jiff::Timestamp;
@@ -87,8 +88,9 @@ struct Said<'a> {
     context: String,
     /// The signal's own object as JSON; an empty one when there is none.
     metadata: &'a str,
-    /// The end of each entry of `signals` that is of this signal, as JSON: its id and its time.
-    origin: String,
+    /// Its id and its time as JSON.
+    id: String,
+    time: String,
     reasoning: Vec<Option<&'a RawValue>>,
     /// For each of its mentions the entry of `signals` as JSON, once a candidate has asked for it.
     entries: Vec<Option<String>>,
@@ -161,41 +163,56 @@ impl<'a> Said<'a> {
         let signal_id = signal_id(topic, batch, signal);
         let details = Details::with_reasoning(batch.text(signal.payload));
         let (id, time) = (json(&signal_id), json(&timestamp(details.timestamp, signal.record_time_ms)));
-        let context = format!(
-            r#"{{"signal_id":{id},"signal_type":{},"source":{},"timestamp":{time}"#,
-            json(&some(batch.text(signal.signal_type))),
-            json(&details.source),
-        );
-        let origin = format!(r#","signal_id":{id},"timestamp":{time}}}"#);
+        let mut context = Object::with_capacity(256);
+        context.raw(r#""signal_id":"#);
+        context.raw(&id);
+        context.raw(r#","signal_type":"#);
+        context.json(&some(batch.text(signal.signal_type)));
+        context.raw(r#","source":"#);
+        context.json(&details.source);
+        context.raw(r#","timestamp":"#);
+        context.raw(&time);
         let entries = vec![None; batch.mentions(signal).len()];
         let metadata = details.metadata.map_or("{}", RawValue::get);
-        Self { signal_id, context, metadata, origin, reasoning: details.reasoning, entries }
+        Self { signal_id, context: context.text(), metadata, id, time, reasoning: details.reasoning, entries }
     }
 
     /// The entry of `signals` for one mention of this signal.
     fn entry(&mut self, batch: &Batch, signal: &Signal, position: u32) -> &str {
         let index = (position - signal.first_mention) as usize;
-        let Self { origin, reasoning, entries, .. } = self;
+        let Self { id, time, reasoning, entries, .. } = self;
         entries[index].get_or_insert_with(|| {
             let mention = batch.mention(position);
-            format!(
-                r#"{{"ticker":{},"signal":{},"confidence":{},"reasoning":{}{origin}"#,
-                json(batch.text(mention.ticker)),
-                json(&some(batch.text(mention.bias))),
-                json(&mention.confidence),
-                json(&reasoning.get(index).copied().flatten().and_then(beginning)),
-            )
+            let mut entry = Object::with_capacity(256);
+            entry.raw(r#""ticker":"#);
+            entry.json(batch.text(mention.ticker));
+            entry.raw(r#","signal":"#);
+            entry.json(&some(batch.text(mention.bias)));
+            entry.raw(r#","confidence":"#);
+            entry.json(&mention.confidence);
+            entry.raw(r#","reasoning":"#);
+            entry.raw(&reasoning.get(index).copied().flatten().map_or("null".into(), beginning));
+            entry.raw(r#","signal_id":"#);
+            entry.raw(id);
+            entry.raw(r#","timestamp":"#);
+            entry.raw(time);
+            entry.end()
         })
     }
 }
 
-/// The beginning of a reasoning, if it is a text.
-fn beginning(reasoning: &RawValue) -> Option<String> {
-    let mut text: String = serde_json::from_str(reasoning.get()).ok()?;
+/// The beginning of a reasoning, as JSON; `null` if it is no text.
+fn beginning(reasoning: &RawValue) -> Cow<'_, str> {
+    let raw = reasoning.get();
+    // Nearly always it has fewer bytes than it may have characters, and stays as it is written.
+    if raw.starts_with('"') && raw.len() <= MAX_REASONING_CHARS {
+        return raw.into();
+    }
+    let Ok(mut text) = serde_json::from_str::<String>(raw) else { return "null".into() };
     if let Some((end, _)) = text.char_indices().nth(MAX_REASONING_CHARS) {
         text.truncate(end);
     }
-    Some(text)
+    json(&text).into()
 }
 
 /// A JSON object that is being written, without a text for each of its values.
@@ -228,6 +245,11 @@ impl Object {
 
     fn end(mut self) -> String {
         self.raw("}");
+        self.text()
+    }
+
+    /// What is written so far.
+    fn text(self) -> String {
         String::from_utf8(self.0).expect("every piece was a text")
     }
 }

@@ -441,8 +441,13 @@ fn the_examples_in_the_docs_are_true() {
         let row = RuleRow { tickers, subscriptions, ..RuleRow::default() };
         let is = match Rule::try_from(&row) {
             Err(_) => "is skipped",
-            Ok(rule) if pipelines(&[rule], &[signal]).is_empty() => "declines",
-            Ok(_) => "accepts",
+            Ok(rule) => {
+                if pipelines(&[rule], &[signal]).is_empty() {
+                    "declines"
+                } else {
+                    "accepts"
+                }
+            }
         };
         assert_eq!(is, answer, "{line}");
         *seen.entry(answer).or_insert(0) += 1;

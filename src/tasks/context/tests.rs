@@ -165,6 +165,8 @@ fn a_reasoning_is_a_text_of_at_most_1000_characters() {
         (json!("é".repeat(1_000)), json!("é".repeat(1_000))),
         (json!("é".repeat(1_001)), json!("é".repeat(1_000))),
         (json!(""), json!("")),
+        (json!("a \"quote\", \u{1f680} and\ta tab"), json!("a \"quote\", \u{1f680} and\ta tab")),
+        (json!("\"".repeat(1_001)), json!("\"".repeat(1_000))),
         (json!(7), Value::Null),
         (json!({"a": 1}), Value::Null),
         (Value::Null, Value::Null),
