@@ -38,7 +38,7 @@ fuzz_target!(|payload: &[u8]| {
     let matches = rules.match_batch(&batch, Scope::Pipeline, &HashSet::new());
     assert_eq!(matches.candidates.len(), 1);
     let config = config();
-    let text = trigger_text(&config.celery, "topic", &batch, &rules, &matches.candidates[0], "");
+    let text = trigger_text(&config.celery, "topic", &batch, &matches, &matches.candidates[0], "");
     let kwargs: Value = serde_json::from_str(&text.kwargs).expect("arguments are JSON");
     assert_eq!(kwargs["execution_id"], text.trigger_id.to_string());
     let task = Task { trigger_id: text.trigger_id, kwargs: text.kwargs };

@@ -178,6 +178,13 @@ impl Batch {
         &self.mentions[position as usize]
     }
 
+    /// The position of the signal that has a mention, by the mention's position.
+    pub fn signal_of(&self, mention: u32) -> u32 {
+        // Signals keep the order of their mentions, also where some between them were left out.
+        let after = self.signals.partition_point(|signal| signal.first_mention <= mention);
+        u32::try_from(after.saturating_sub(1)).unwrap_or(u32::MAX)
+    }
+
     /// The bad records.
     pub fn rejected(&self) -> &[Rejected] {
         &self.rejected

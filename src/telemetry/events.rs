@@ -68,7 +68,7 @@ impl Events {
         let (written, suppressed) = self.matched.take(matches.candidates.len(), clock::now());
         for (position, candidate) in matches.candidates.iter().take(written).enumerate() {
             let pipeline_id = matches.rules.pipeline_id(candidate.pipeline);
-            let matched_tickers = list(candidate.mentions.iter().map(|mention| batch.text(batch.mention(*mention).ticker)));
+            let matched_tickers = list(matches.mentions(candidate).map(|mention| batch.text(batch.mention(mention).ticker)));
             let suppressed = suppressed.filter(|_| position == 0);
             tracing::info!(event = "signal_matched_to_pipeline", %pipeline_id, matched_tickers, suppressed);
         }

@@ -15,7 +15,8 @@ use crate::tasks::TriggerIds;
 const PARTITIONS: [i32; 3] = [0, 1, 2];
 const TICKERS: [&str; 4] = ["A", "B", "C", "D"];
 
-/// A record: its partition, the number of its signal, and its tickers; without any it is a bad one.
+/// A record: its partition, the number of its signal, and its tickers; without any it is a bad one. The signal's number says
+/// its direction, too: a signal that comes again says the same.
 type Made = (i32, u32, BTreeSet<usize>);
 
 fn terms(scope: Scope, most_slots: usize) -> Terms {
@@ -46,7 +47,9 @@ fn rules(watched: &[BTreeSet<usize>]) -> Arc<RuleSet> {
 fn batch<'a>(starts: &[Start], records: impl IntoIterator<Item = (i64, &'a Made)>) -> Batch {
     let mut batch = Batch::default();
     for (offset, (partition, signal, tickers)) in records {
-        let tickers: Vec<_> = tickers.iter().map(|ticker| format!(r#"{{"ticker": "{}"}}"#, TICKERS[*ticker])).collect();
+        let direction = ["BULLISH", "BEARISH", "", "BULLISH"][*signal as usize % 4];
+        let ticker = |ticker: &usize| format!(r#"{{"ticker": "{}", "signal": "{direction}"}}"#, TICKERS[*ticker]);
+        let tickers: Vec<_> = tickers.iter().map(ticker).collect();
         let payload = format!(r#"{{"signal_id": "signal {signal}", "tickers": [{}]}}"#, tickers.join(", "));
         let (payload, time_ms) = (Some(payload.as_bytes()), i64::from(offset % 5 != 4));
         let record = Record { partition: *partition, offset, time_ms, key: None, payload, headers: &Vec::new };
