@@ -49,12 +49,18 @@ pub(crate) struct Record {
     place: (i32, i64),
     signal: String,
     tickers: Vec<&'static str>,
+    directions: Vec<&'static str>,
 }
 
 impl Record {
     pub(crate) fn new(produced: &Produced, offset: usize) -> Self {
         let place = (i32::try_from(produced.partition).unwrap(), i64::try_from(offset).unwrap());
-        Self { place, signal: produced.signal.clone(), tickers: produced.tickers.clone() }
+        Self {
+            place,
+            signal: produced.signal.clone(),
+            tickers: produced.tickers.clone(),
+            directions: produced.directions.clone(),
+        }
     }
 
     fn is_bad(&self) -> bool {
@@ -283,5 +289,29 @@ fn is_traceable(plan: &Plan, records: &BTreeMap<(i32, i64), Record>, trigger: &T
         && told["pipeline_id"].as_str() == Some(&trigger.pipeline_id.to_string())
         && told["signal_context"]["signal_id"].as_str() == Some(&record.signal)
         && record.tickers.contains(&symbol)
+        && tells_no_opposites(records, &told["signal_context"])
         && plan.watched.get(&trigger.pipeline_id).is_some_and(|watched| watched.contains(&symbol))
+}
+
+/// A task tells of each ticker what one of its signals says, and of none two opposite things.
+fn tells_no_opposites(records: &BTreeMap<(i32, i64), Record>, context: &Value) -> bool {
+    let Some(signals) = context["signals"].as_array() else { return false };
+    let names: BTreeSet<_> = signals.iter().map(|told| told["ticker"].as_str()).collect();
+    let is_said = |told: &Value| {
+        let said = records.values().find(|record| told["signal_id"].as_str() == Some(&record.signal));
+        let at = |record: &Record| record.tickers.iter().position(|ticker| told["ticker"].as_str() == Some(ticker));
+        let direction = said.and_then(|record| Some(record.directions[at(record)?]));
+        direction.is_some_and(|direction| told["signal"].as_str().unwrap_or_default() == direction)
+    };
+    names.len() == signals.len()
+        && signals.iter().all(is_said)
+        && context["bias"].as_str().unwrap_or_default() == leads(records, context)
+}
+
+/// What the leading signal says of its first ticker that matched.
+fn leads<'a>(records: &'a BTreeMap<(i32, i64), Record>, context: &Value) -> &'a str {
+    let first = context["tickers"][0].as_str();
+    let of = records.values().find(|record| context["signal_id"].as_str() == Some(&record.signal));
+    let said = of.and_then(|record| Some(record.directions[record.tickers.iter().position(|ticker| first == Some(*ticker))?]));
+    said.unwrap_or("nothing")
 }

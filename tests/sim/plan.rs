@@ -31,6 +31,8 @@ pub(crate) struct Produced {
     pub(crate) signal: String,
     /// None if the record is bad.
     pub(crate) tickers: Vec<&'static str>,
+    /// What it says of each of them; empty if nothing.
+    pub(crate) directions: Vec<&'static str>,
     pub(crate) record: MemoryRecord,
 }
 
@@ -145,7 +147,13 @@ fn records(random: &mut StdRng, partitions: usize) -> Vec<Produced> {
         if random.random_bool(0.12) {
             let payload = Some(MALFORMED.choose(random).unwrap().to_vec());
             let record = MemoryRecord { payload, ..MemoryRecord::default() };
-            records.push(Produced { partition, signal: format!("bad {number}"), tickers: Vec::new(), record });
+            records.push(Produced {
+                partition,
+                signal: format!("bad {number}"),
+                tickers: Vec::new(),
+                directions: Vec::new(),
+                record,
+            });
             continue;
         }
         // A generator that was not sure sends a signal again, maybe elsewhere.
@@ -157,10 +165,12 @@ fn records(random: &mut StdRng, partitions: usize) -> Vec<Produced> {
         let count = random.random_range(1..=2);
         let tickers: Vec<&str> = TICKERS.choose_multiple(random, count).copied().collect();
         let signal = format!("signal {number}");
-        let list: Vec<String> = tickers.iter().map(|ticker| format!(r#"{{"ticker": "{ticker}"}}"#)).collect();
+        let directions: Vec<&str> = tickers.iter().map(|_| *["BULLISH", "BEARISH", ""].choose(random).unwrap()).collect();
+        let said = |(ticker, direction)| format!(r#"{{"ticker": "{ticker}", "signal": "{direction}"}}"#);
+        let list: Vec<String> = tickers.iter().zip(&directions).map(said).collect();
         let payload = format!(r#"{{"signal_id": "{signal}", "tickers": [{}]}}"#, list.join(", "));
         let record = MemoryRecord { payload: Some(payload.into_bytes()), ..MemoryRecord::default() };
-        records.push(Produced { partition, signal, tickers, record });
+        records.push(Produced { partition, signal, tickers, directions, record });
     }
     records
 }
