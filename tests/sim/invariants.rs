@@ -303,9 +303,11 @@ fn tells_no_opposites(records: &BTreeMap<(i32, i64), Record>, context: &Value) -
         let direction = said.and_then(|record| Some(record.directions[at(record)?]));
         direction.is_some_and(|direction| told["signal"].as_str().unwrap_or_default() == direction)
     };
-    names.len() == signals.len()
-        && signals.iter().all(is_said)
-        && context["bias"].as_str().unwrap_or_default() == leads(records, context)
+    let bias = context["bias"].as_str().unwrap_or_default();
+    // The newest mention of the first ticker may come from another signal, but never with the opposite direction.
+    let first = signals.first().and_then(|told| told["signal"].as_str()).unwrap_or_default();
+    let is_one = bias.is_empty() || first.is_empty() || first == bias;
+    names.len() == signals.len() && signals.iter().all(is_said) && is_one && bias == leads(records, context)
 }
 
 /// What the leading signal says of its first ticker that matched.
