@@ -30,8 +30,15 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let database = Database::new(&config.postgres);
     // Everything that can be wrong without asking a server is told before the first server is asked.
     let queue = queue(&config)?;
-    let sweeper =
-        Sweeper::new(database.clone(), self::queue(&config)?, results(&config)?, config.trigger.clone(), Arc::clone(&metrics));
+    let terms = ClaimTerms::new(&config);
+    let sweeper = Sweeper::new(
+        database.clone(),
+        self::queue(&config)?,
+        results(&config)?,
+        config.trigger.clone(),
+        terms.evidence.clone(),
+        Arc::clone(&metrics),
+    );
     let listener = web::bind(config.process.http_address).await?;
     tracing::info!(
         event = "starting",
@@ -42,7 +49,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 
     let http = Task::start("http", &stop, web::serve(listener, Arc::clone(&metrics), stop.clone()));
     let all = async {
-        let flow = flow(&config, database, queue, sweeper, metrics, &stop).await;
+        let flow = flow(&config, database, terms, queue, sweeper, metrics, &stop).await;
         stop.cancel();
         flow.and(http.join().await)
     };
@@ -55,6 +62,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 async fn flow(
     config: &Config,
     database: Database,
+    terms: ClaimTerms,
     queue: Queue,
     sweeper: Sweeper,
     metrics: Arc<Metrics>,
@@ -71,7 +79,7 @@ async fn flow(
     let source = KafkaSource::connect(&config.kafka, &config.batch, config.trigger.max_signal_age, config.process.stall)?;
     let mut dispatcher = Dispatcher {
         source,
-        claims: PostgresClaims::new(database, ClaimTerms::new(config)),
+        claims: PostgresClaims::new(database, terms),
         queue,
         rules: refresher.rules(),
         terms: Terms {

@@ -5,12 +5,15 @@
 
 mod catalog;
 mod database;
+mod evidence;
 pub mod memory;
 pub mod migrate;
+mod platform;
 pub mod postgres;
 pub mod refresh;
 mod rules;
 pub mod sweep;
+mod template;
 mod tls;
 pub mod upkeep;
 
@@ -24,6 +27,7 @@ use crate::rules::PartitionCounts;
 use crate::tasks::TriggerText;
 
 pub use database::{Connection, Database, StoreError};
+pub use evidence::Evidence;
 
 /// A slot that a batch wants.
 #[derive(Debug, Clone, PartialEq, Eq)]

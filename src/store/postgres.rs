@@ -1,6 +1,6 @@
 //! The claims in PostgreSQL. Does IO.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -8,8 +8,9 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
+use super::catalog::{self, Reading};
 use super::database::Connection;
-use super::{ClaimRequest, Claimed, Claims, Database, StoreError, Verdict, Wanted, catalog};
+use super::{ClaimRequest, Claimed, Claims, Database, Evidence, StoreError, Verdict, Wanted, platform};
 use crate::chaos::{self, Bug};
 use crate::clock;
 use crate::config::Config;
@@ -36,6 +37,8 @@ pub struct ClaimTerms {
     pub active: Vec<String>,
     /// Statuses that are over.
     pub over: Vec<String>,
+    /// What is known of the workers; the sweeper keeps it fresh.
+    pub evidence: Evidence,
 }
 
 impl ClaimTerms {
@@ -48,6 +51,7 @@ impl ClaimTerms {
             lease: config.trigger.lease,
             active: list(&config.trigger.active_statuses),
             over: list(&config.trigger.over_statuses),
+            evidence: Evidence::new(&config.trigger),
         }
     }
 }
@@ -61,6 +65,8 @@ pub struct PostgresClaims {
     /// Publications that the broker has, and the store does not know it yet.
     unwritten: Vec<Uuid>,
     seldom: Seldom,
+    /// What was told of the platform, once each.
+    told: HashSet<String>,
 }
 
 /// A connection with its claim statement.
@@ -75,7 +81,7 @@ struct Session {
 impl PostgresClaims {
     /// Prepares the claims; PostgreSQL need not be reachable yet.
     pub fn new(database: Database, terms: ClaimTerms) -> Self {
-        Self { database, terms, session: None, unwritten: Vec::new(), seldom: Seldom::default() }
+        Self { database, terms, session: None, unwritten: Vec::new(), seldom: Seldom::default(), told: HashSet::new() }
     }
 
     /// The session, made if there is none. It is taken out, so that every error drops it.
@@ -84,9 +90,12 @@ impl PostgresClaims {
             return Ok(session);
         }
         let connection = self.database.connect().await?;
-        connection.batch(PLANS).await?;
         // First, for a table that is gone lacks more than an index.
-        let sql = catalog::fill_in(&connection, &claim_sql()).await?;
+        let reading = Reading { time_zone: self.terms.evidence.time_zone(), trusts_time: "$30::bool" };
+        let sql = catalog::fill_in(&connection, &claim_sql(), reading).await?;
+        platform::look(&connection, self.terms.evidence.time_zone(), &mut self.told).await?;
+        self.terms.evidence.read_once(&connection, None).await?;
+        connection.batch(PLANS).await?;
         for (column, statement) in catalog::missing_indexes(&connection).await? {
             if self.seldom.now(column) {
                 tracing::warn!(
@@ -110,7 +119,7 @@ impl PostgresClaims {
         let wanted = &request.wanted;
         let texts = |of: fn(&Wanted) -> &str| -> Vec<&str> { wanted.iter().map(of).collect() };
         let ids = |of: fn(&Wanted) -> Uuid| -> Vec<Uuid> { wanted.iter().map(of).collect() };
-        let values: [&(dyn ToSql + Sync); 29] = [
+        let values: [&(dyn ToSql + Sync); 30] = [
             &self.terms.group,
             &self.terms.topic,
             &partition,
@@ -140,6 +149,7 @@ impl PostgresClaims {
             &request.goes_on,
             &column(|(_, counts)| counts.triggered),
             &column(|(_, counts)| counts.busy),
+            &self.terms.evidence.trusts_time(),
         ];
         let rows = connection.query_prepared(claim, &values).await?;
         let row = rows.first().ok_or_else(|| StoreError::Schema("the claim gave no row".to_owned()))?;

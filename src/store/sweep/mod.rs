@@ -16,9 +16,9 @@ use uuid::Uuid;
 use self::finished::Finished;
 use super::database::Connection;
 use super::postgres::CONFIRM;
-use super::{Database, StoreError};
+use super::{Database, Evidence, StoreError};
 use crate::chaos::{self, Bug};
-use crate::config::{TriggerConfig, WorkerGuard};
+use crate::config::TriggerConfig;
 use crate::retry::Backoff;
 use crate::tasks::redis::RedisLink;
 use crate::tasks::{Publication, Queue, QueueError, TaskQueue};
@@ -59,6 +59,7 @@ pub struct Sweeper {
     queue: Queue,
     results: Option<RedisLink>,
     terms: TriggerConfig,
+    evidence: Evidence,
     metrics: Arc<Metrics>,
     connection: Option<Connection>,
     finished: Finished,
@@ -66,15 +67,16 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// A sweeper with connections of its own.
+    /// A sweeper with connections of its own, which keeps `evidence` fresh.
     pub fn new(
         database: Database,
         queue: Queue,
         results: Option<RedisLink>,
         terms: TriggerConfig,
+        evidence: Evidence,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { database, queue, results, terms, metrics, connection: None, finished: Finished::default(), rounds: 0 }
+        Self { database, queue, results, terms, evidence, metrics, connection: None, finished: Finished::default(), rounds: 0 }
     }
 
     /// Sweeps until told to stop.
@@ -119,6 +121,9 @@ impl Sweeper {
             None => Ok(()),
         };
         let is_turn = self.rounds.is_multiple_of(RETRY_EVERY);
+        if is_turn {
+            self.evidence.read(&connection, None).await?;
+        }
         let retried = if is_turn { unless_of_the_store(self.retry_unstarted(&connection).await)? } else { Ok(()) };
         self.rounds = self.rounds.wrapping_add(1);
         self.connection = Some(connection);
@@ -154,10 +159,10 @@ impl Sweeper {
     /// Publishes again what the broker must have lost. Only where workers let one start happen: a task that merely
     /// waits in a long queue would else run twice.
     async fn retry_unstarted(&mut self, connection: &Connection) -> Result<(), SweepError> {
-        if !self.workers_are_guarded(connection).await? {
+        if !self.evidence.workers_are_guarded() {
             return Ok(());
         }
-        let mut seen = unstarted(connection, self.terms.start_timeout).await?;
+        let mut seen = unstarted(connection, self.terms.start_timeout, &self.evidence).await?;
         if let Some(results) = &mut self.results {
             // Any result, an unfinished one too, is a trace of a start.
             let ids: Vec<Uuid> = seen.iter().map(|(trigger_id, _)| *trigger_id).collect();
@@ -179,14 +184,6 @@ impl Sweeper {
             tracing::warn!(event = "triggers_enqueued_again", publication_id = %publication.id, enqueued = publication.tasks.len());
         }
         Ok(())
-    }
-
-    async fn workers_are_guarded(&self, connection: &Connection) -> Result<bool, SweepError> {
-        Ok(match self.terms.worker_guard {
-            WorkerGuard::Yes => true,
-            WorkerGuard::No => false,
-            WorkerGuard::Auto => !connection.query("select from dispatcher.starts limit 1", &[]).await?.is_empty(),
-        })
     }
 }
 

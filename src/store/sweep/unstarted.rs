@@ -5,9 +5,10 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::chaos::{self, Bug};
+use crate::store::catalog::{self, Reading};
 use crate::store::database::Connection;
 use crate::store::postgres::timestamp;
-use crate::store::{StoreError, catalog};
+use crate::store::{Evidence, StoreError};
 use crate::tasks::{Publication, Task};
 
 /// What became of triggers that never started.
@@ -23,9 +24,10 @@ pub struct Retried {
 ///
 /// # Errors
 /// PostgreSQL does not answer or refuses.
-pub async fn unstarted(connection: &Connection, patience: Duration) -> Result<Vec<(Uuid, i32)>, StoreError> {
-    let sql = catalog::fill_in(connection, include_str!("../sql/unstarted.sql")).await?;
-    let rows = connection.query(&sql, &[&patience.as_secs_f64()]).await?;
+pub async fn unstarted(connection: &Connection, patience: Duration, evidence: &Evidence) -> Result<Vec<(Uuid, i32)>, StoreError> {
+    let reading = Reading { time_zone: evidence.time_zone(), trusts_time: "$2::bool" };
+    let sql = catalog::fill_in(connection, include_str!("../sql/unstarted.sql"), reading).await?;
+    let rows = connection.query(&sql, &[&patience.as_secs_f64(), &evidence.trusts_time()]).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map_err(StoreError::Answer)
 }
 

@@ -150,7 +150,7 @@ impl World for Postgres {
     }
 
     async fn unstarted(&self) -> Vec<(Uuid, i32)> {
-        unstarted(&self.store.connect().await.unwrap(), START_TIMEOUT).await.unwrap()
+        unstarted(&self.store.connect().await.unwrap(), START_TIMEOUT, &self.terms.evidence).await.unwrap()
     }
 
     async fn retry(&self, seen: &[(Uuid, i32)]) -> Retried {
