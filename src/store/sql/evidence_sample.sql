@@ -12,7 +12,7 @@ place as materialized (
             select pg_get_expr(c.relpartbound, c.oid) as bound, c.oid as id
             from pg_inherits i
             join pg_class c on c.oid = i.inhrelid
-            where i.inhparent = 'dispatcher.triggers'::regclass
+            where i.inhparent = 'dispatcher.publications'::regclass
         ) b
         -- the default partition has no bounds
         where b.bound like 'FOR VALUES%'
@@ -20,24 +20,25 @@ place as materialized (
     where now() >= since and now() < until
     limit 1
 ),
-newest as materialized (
-    select t.trigger_id, t.claimed_at, t.publication_id
-    from dispatcher.triggers t
-    where t.claimed_at >= (select since from place)
-        and t.claimed_at > now() - interval '7 days'
-        and t.ctid >= (select format('(%s,0)', greatest(pages - 64, 0))::tid from place)
-),
 ours as materialized (
-    select n.trigger_id, n.claimed_at
-    from newest n
-    join dispatcher.publications b on b.publication_id = n.publication_id and b.claimed_at >= (select since from place)
-    where $1::int is null or b.deployment_id = $1
-    order by n.claimed_at desc
+    select u.trigger_id
+    from (
+        select b.claimed_at, b.trigger_ids
+        from dispatcher.publications b
+        where b.claimed_at >= (select since from place)
+            and b.claimed_at > now() - interval '7 days'
+            and b.ctid >= (select format('(%s,0)', greatest(pages - 64, 0))::tid from place)
+            and ($1::int is null or b.deployment_id = $1)
+        order by b.claimed_at desc
+        limit 100
+    ) b
+    cross join lateral unnest(b.trigger_ids) as u (trigger_id)
+    order by b.claimed_at desc
     limit 100
 ),
 -- Where a new partition has just begun, or others claim more: who holds a slot.
 holding as (
-    select s.trigger_id, s.claimed_at
+    select s.trigger_id
     from dispatcher.slots s
     where (select count(*) < 20 from ours)
         and s.claimed_at > now() - interval '7 days'
