@@ -29,7 +29,7 @@ use crate::intake::{Arrival, Batch, Rejected, Source};
 use crate::retry::{Backoff, Stopped, until_done};
 use crate::store::refresh::SharedRules;
 use crate::store::{ClaimRequest, Claimed, Claims, Renewal, Verdict, Wanted};
-use crate::tasks::{Publication, Task, TaskQueue, TriggerIds, publish_by};
+use crate::tasks::{IdSpace, Publication, Task, TaskQueue, publish_by};
 use crate::telemetry::{Events, Metrics};
 
 /// How long confirmations wait for a claim to ride on before they are written by themselves.
@@ -47,7 +47,7 @@ pub struct Terms {
     /// The topic, for ids of signals that state none.
     pub topic: String,
     /// What the trigger ids are made in.
-    pub ids: TriggerIds,
+    pub ids: IdSpace,
     /// What a slot is.
     pub scope: Scope,
     /// How long a claim holds.

@@ -6,12 +6,15 @@
 mod catalog;
 mod database;
 pub mod deployment;
+mod evidence;
 pub mod memory;
 pub mod migrate;
+mod platform;
 pub mod postgres;
 pub mod refresh;
 mod rules;
 pub mod sweep;
+mod template;
 mod tls;
 pub mod upkeep;
 
@@ -25,6 +28,7 @@ use crate::rules::PartitionCounts;
 use crate::tasks::{Publication, TriggerText};
 
 pub use database::{Connection, Database, StoreError};
+pub use evidence::Evidence;
 
 /// A slot that a batch wants.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -48,9 +48,9 @@ pub fn signal_id(topic: &str, batch: &Batch, signal: &Signal) -> String {
 
 /// The namespace of a deployment's trigger ids. Two deployments that read the same signal start an execution each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TriggerIds(Uuid);
+pub struct IdSpace(Uuid);
 
-impl TriggerIds {
+impl IdSpace {
     /// The ids of the versions that knew no deployments.
     pub const FORMER: Self = Self(NAMESPACE);
 
@@ -78,7 +78,7 @@ impl TriggerIds {
 
 /// A trigger's id as the versions made it that knew no deployments.
 pub fn trigger_id(pipeline_id: Uuid, slot: &str, signal_id: &str) -> Uuid {
-    TriggerIds::FORMER.trigger_id(pipeline_id, slot, signal_id)
+    IdSpace::FORMER.trigger_id(pipeline_id, slot, signal_id)
 }
 
 /// What the candidate would be told. `slot` is empty for a whole pipeline.
@@ -90,7 +90,7 @@ pub fn trigger_text(
     candidate: &Candidate,
     slot: &str,
 ) -> TriggerText {
-    Texts::new(config, topic, TriggerIds::FORMER, batch, matches).text(candidate, slot)
+    Texts::new(config, topic, IdSpace::FORMER, batch, matches).text(candidate, slot)
 }
 
 /// Tells the candidates of one batch what they need to know. One signal may lead many of them: it is read once.
@@ -98,7 +98,7 @@ pub fn trigger_text(
 pub struct Texts<'a> {
     config: &'a CeleryConfig,
     topic: &'a str,
-    ids: TriggerIds,
+    ids: IdSpace,
     batch: &'a Batch,
     matches: &'a Matches,
     /// The signals that were read, by their positions in the batch.
@@ -123,7 +123,7 @@ struct Said<'a> {
 
 impl<'a> Texts<'a> {
     /// Texts for a batch and what it matches.
-    pub fn new(config: &'a CeleryConfig, topic: &'a str, ids: TriggerIds, batch: &'a Batch, matches: &'a Matches) -> Self {
+    pub fn new(config: &'a CeleryConfig, topic: &'a str, ids: IdSpace, batch: &'a Batch, matches: &'a Matches) -> Self {
         Self { config, topic, ids, batch, matches, said: HashMap::default() }
     }
 

@@ -23,6 +23,7 @@ mod late;
 mod ledger;
 mod logs;
 mod outages;
+mod platform;
 mod redis_queue;
 mod rules;
 mod shutdown;

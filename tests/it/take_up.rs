@@ -36,7 +36,14 @@ impl World {
         migrate::migrate(&store).await.unwrap();
         let terms = ClaimTerms::new(&config);
         let deployment = register(&store.connect().await.unwrap(), &terms.key).await.unwrap();
-        let lease_terms = LeaseTerms { deployment, lease: LEASE, margin: Duration::ZERO, max_age: None, patience: PATIENCE };
+        let lease_terms = LeaseTerms {
+            deployment,
+            lease: LEASE,
+            margin: Duration::ZERO,
+            max_age: None,
+            patience: PATIENCE,
+            evidence: terms.evidence.clone(),
+        };
         let mut claims = PostgresClaims::new(store.clone(), terms);
         let start = claims.open(&[0]).await.unwrap()[0];
         Self { database, store, lease_terms, claims, start, next_offset: 0 }

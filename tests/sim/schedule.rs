@@ -18,7 +18,7 @@ use trigger_dispatcher::dispatch::{Dispatcher, Stalled, Terms, Waits};
 use trigger_dispatcher::intake::memory::MemoryRecord;
 use trigger_dispatcher::store::memory::{MemoryStore, MemoryTerms, PublicationState};
 use trigger_dispatcher::store::refresh::SharedRules;
-use trigger_dispatcher::tasks::TriggerIds;
+use trigger_dispatcher::tasks::IdSpace;
 use trigger_dispatcher::telemetry::{Events, Metrics};
 
 use crate::clock;
@@ -174,7 +174,7 @@ impl Schedule {
             queue: services.queue(),
             rules: Arc::clone(&self.rules),
             terms: Terms {
-                ids: TriggerIds::of("group", &topic),
+                ids: IdSpace::of("group", &topic),
                 topic: topic.clone(),
                 scope: self.plan.scope,
                 lease: self.plan.lease,

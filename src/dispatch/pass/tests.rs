@@ -10,7 +10,7 @@ use crate::intake::{Record, Start};
 use crate::rules::Rule;
 use crate::store::memory::{MemoryClaims, MemoryStore, Progress};
 use crate::store::{Claims as _, Verdict};
-use crate::tasks::TriggerIds;
+use crate::tasks::IdSpace;
 
 const PARTITIONS: [i32; 3] = [0, 1, 2];
 const TICKERS: [&str; 4] = ["A", "B", "C", "D"];
@@ -20,7 +20,7 @@ const TICKERS: [&str; 4] = ["A", "B", "C", "D"];
 type Made = (i32, u32, BTreeSet<usize>);
 
 fn terms(scope: Scope, most_slots: usize) -> Terms {
-    let (ids, lease, margin) = (TriggerIds::FORMER, Duration::from_secs(900), Duration::ZERO);
+    let (ids, lease, margin) = (IdSpace::FORMER, Duration::from_secs(900), Duration::ZERO);
     Terms {
         topic: "signals".to_owned(),
         ids,

@@ -206,8 +206,8 @@ impl World for Postgres {
         let connection = store.connect().await.unwrap();
         let terms = ClaimTerms::new(&config);
         let ours = register(&connection, &terms.key).await.unwrap();
-        let mut world =
-            Self { database, store, terms, lease_terms: [(); 2].map(|()| LeaseTerms::new(ours.clone(), &config.trigger)) };
+        let lease_terms = [(); 2].map(|()| LeaseTerms::new(ours.clone(), &config.trigger, terms.evidence.clone()));
+        let mut world = Self { database, store, terms, lease_terms };
         world.lease_terms[1].deployment = register(&connection, &world.claim_terms(OTHERS).key).await.unwrap();
         world
     }
