@@ -6,6 +6,7 @@ use super::{World, pipelines};
 use crate::support::database::TestDatabase;
 use crate::support::private_postgres::PrivatePostgres;
 use crate::support::scene::Scene;
+use crate::support::wait_for;
 
 #[tokio::test]
 async fn our_sessions_wait_for_the_disk_and_keep_what_waits_for_more() {
@@ -41,10 +42,8 @@ async fn a_server_that_does_not_write_to_its_disk_is_an_alarm() {
     let server = PrivatePostgres::start(&["fsync = off", "full_page_writes = off"]);
     let scene = Scene::with(TestDatabase::create_on(server.url(), "UTF8").await, 1).await;
     let dispatcher = scene.setting.start();
-    // The first session that claims tells it.
-    let alarms = crate::support::wait_for("two alarms", 60, || {
-        Some(dispatcher.events("postgres_may_lose_commits")).filter(|alarms| alarms.len() >= 2)
-    });
+    let alarms =
+        wait_for("both alarms", 60, || Some(dispatcher.events("postgres_may_lose_commits")).filter(|alarms| alarms.len() >= 2));
     let settings: Vec<_> = alarms.iter().map(|line| line["setting"].clone()).collect();
     assert_eq!(settings, ["fsync", "full_page_writes"]);
     assert!(alarms.iter().all(|line| line["level"] == "error"), "{alarms:?}");
