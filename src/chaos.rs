@@ -45,11 +45,13 @@ pub enum Bug {
     LatestReset,
     /// A decision of a former owner counts.
     EpochIgnored,
+    /// Records that another member of the group has decided are decided again.
+    CommittedIgnored,
 }
 
 impl Bug {
     /// Every bug, with its name.
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("commit_before_publish", Self::CommitBeforePublish),
         ("publish_error_swallowed", Self::PublishErrorSwallowed),
         ("no_conflict_key", Self::NoConflictKey),
@@ -58,6 +60,7 @@ impl Bug {
         ("dead_letter_not_awaited", Self::DeadLetterNotAwaited),
         ("latest_reset", Self::LatestReset),
         ("epoch_ignored", Self::EpochIgnored),
+        ("committed_ignored", Self::CommittedIgnored),
     ];
 }
 

@@ -21,8 +21,8 @@ impl<'a> Record<'a> {
         Self { message: *message, lent: PhantomData }
     }
 
-    /// The error that came instead of a record, as `BaseConsumer::poll` would give it. All but the partition is to be left alone
-    /// then.
+    /// The error that came instead of a record, as `BaseConsumer::poll` would give it. All but the partition and, of an
+    /// error about fetched data, the offset is to be left alone then.
     pub fn error(&self) -> Option<KafkaError> {
         // Read as a number: a broker may send a code that the enumeration of the bindings does not have.
         // SAFETY: the message lives (see `new`), and the field is as wide as the number.
@@ -41,7 +41,7 @@ impl<'a> Record<'a> {
         unsafe { (*self.message.as_ptr()).partition }
     }
 
-    /// The offset there.
+    /// The offset there. Of an error about fetched data: the offset of the data that cannot be read.
     pub fn offset(&self) -> i64 {
         // SAFETY: the message lives (see `new`).
         unsafe { (*self.message.as_ptr()).offset }
@@ -52,6 +52,14 @@ impl<'a> Record<'a> {
         // SAFETY: the message lives (see `new`), and the type is not asked for.
         let time = unsafe { bindings::rd_kafka_message_timestamp(self.message.as_ptr(), ptr::null_mut()) };
         (time != -1).then_some(time)
+    }
+
+    /// Whether its time is the broker's (`LogAppendTime`), not the producer's.
+    pub fn has_append_time(&self) -> bool {
+        let mut kind = bindings::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message lives (see `new`), and the type has its place.
+        unsafe { bindings::rd_kafka_message_timestamp(self.message.as_ptr(), &raw mut kind) };
+        kind == bindings::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME
     }
 
     /// The key.

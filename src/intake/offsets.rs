@@ -29,6 +29,13 @@ pub struct Offsets {
 impl Offsets {
     /// Counts a record in, and returns its partition's span for the finer counts.
     pub fn record(&mut self, partition: i32, epoch: i64, offset: i64) -> &mut PartitionSpan {
+        let span = self.cover(partition, epoch, offset);
+        span.consumed += 1;
+        span
+    }
+
+    /// Covers a record that is decided already, and not counted again.
+    pub fn cover(&mut self, partition: i32, epoch: i64, offset: i64) -> &mut PartitionSpan {
         // Records come in runs of one partition, so the last span is nearly always the right one.
         if self.spans.get(self.last).is_none_or(|span| span.partition != partition) {
             self.last = self.spans.iter().position(|span| span.partition == partition).unwrap_or_else(|| {
@@ -46,7 +53,6 @@ impl Offsets {
         }
         let span = &mut self.spans[self.last];
         span.next_offset = offset + 1;
-        span.consumed += 1;
         span
     }
 

@@ -13,7 +13,7 @@ use super::{ClaimRequest, Claimed, Claims, Database, StoreError, Verdict, Wanted
 use crate::chaos::{self, Bug};
 use crate::clock;
 use crate::config::Config;
-use crate::intake::Start;
+use crate::intake::{Identity, Position, Start};
 use crate::telemetry::Seldom;
 
 /// Planning a claim anew for each batch takes longer than a small claim itself, so one plan serves all sizes: it looks every
@@ -203,11 +203,34 @@ impl Claims for PostgresClaims {
             session.connection.query(include_str!("sql/open.sql"), &[&self.terms.group, &self.terms.topic, &partitions]).await?;
         let starts = rows
             .iter()
-            .map(|row| Ok(Start { partition: row.try_get(0)?, epoch: row.try_get(1)?, next_offset: row.try_get(2)? }))
+            .map(start)
             .collect::<Result<_, _>>()
             .map_err(StoreError::Answer)?;
         self.session = Some(session);
         Ok(starts)
+    }
+
+    async fn position(&mut self, positions: &[Position]) -> Result<Vec<i32>, StoreError> {
+        let session = self.session().await?;
+        let rows = session
+            .connection
+            .query(
+                include_str!("sql/position.sql"),
+                &[
+                    &self.terms.group,
+                    &self.terms.topic,
+                    &positions.iter().map(|position| position.partition).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.epoch).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.next_offset).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.identity.cluster_id.as_deref()).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.identity.topic_id.as_deref()).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.is_told).collect::<Vec<_>>(),
+                ],
+            )
+            .await?;
+        let ours = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(StoreError::Answer)?;
+        self.session = Some(session);
+        Ok(ours)
     }
 
     async fn begun(&mut self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, StoreError> {
@@ -263,6 +286,19 @@ impl Claims for PostgresClaims {
         self.unwritten.clear();
         Ok(())
     }
+}
+
+/// A row of `open.sql`.
+fn start(row: &Row) -> Result<Start, tokio_postgres::Error> {
+    let (from, to): (Vec<i64>, Vec<i64>) = (row.try_get("decided_from")?, row.try_get("decided_to")?);
+    Ok(Start {
+        partition: row.try_get("partition")?,
+        epoch: row.try_get("epoch")?,
+        next_offset: row.try_get("next_offset")?,
+        identity: Identity { cluster_id: row.try_get("cluster_id")?, topic_id: row.try_get("topic_id")? },
+        committed_seen: row.try_get("committed_seen")?,
+        decided: from.into_iter().zip(to).map(|(from, to)| from..to).collect(),
+    })
 }
 
 /// The statement that decides a batch.

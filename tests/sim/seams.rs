@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use trigger_dispatcher::chaos::Bug;
 use trigger_dispatcher::intake::memory::{MemorySource, MemoryTopic};
-use trigger_dispatcher::intake::{Arrival, Offsets, Rejected, Source, Start};
+use trigger_dispatcher::intake::{Arrival, Offsets, Position, Rejected, Source, Start};
 use trigger_dispatcher::store::memory::{MemoryClaims, MemoryStore};
 use trigger_dispatcher::store::{ClaimRequest, Claims, Verdict};
 use trigger_dispatcher::tasks::memory::MemoryQueue;
@@ -179,6 +179,10 @@ impl Claims for FaultyClaims {
             return Err(self.services.send_late(Late::Open(partitions.to_vec())));
         }
         self.services.chaos.call(self.inner.open(partitions)).await
+    }
+
+    async fn position(&mut self, positions: &[Position]) -> Result<Vec<i32>, Injected> {
+        self.services.chaos.call(self.inner.position(positions)).await
     }
 
     async fn begun(&mut self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, Injected> {

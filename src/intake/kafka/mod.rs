@@ -7,8 +7,11 @@
 mod assignment;
 mod client;
 mod commits;
+mod corrupt;
 mod dead_letter;
+mod identity;
 mod positions;
+mod records;
 mod thread;
 mod watch;
 
