@@ -201,11 +201,7 @@ impl Claims for PostgresClaims {
         let session = self.session().await?;
         let rows =
             session.connection.query(include_str!("sql/open.sql"), &[&self.terms.group, &self.terms.topic, &partitions]).await?;
-        let starts = rows
-            .iter()
-            .map(start)
-            .collect::<Result<_, _>>()
-            .map_err(StoreError::Answer)?;
+        let starts = rows.iter().map(start).collect::<Result<_, _>>().map_err(StoreError::Answer)?;
         self.session = Some(session);
         Ok(starts)
     }

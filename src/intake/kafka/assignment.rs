@@ -151,12 +151,7 @@ impl Assignment {
     }
 
     /// Begins to read from where the store's progress ends. Returns what is decided already, for Kafka to hear of.
-    pub(super) fn start(
-        &mut self,
-        consumer: &mut BatchConsumer<IntakeContext>,
-        starts: &[Start],
-        now: Instant,
-    ) -> Option<Told> {
+    pub(super) fn start(&mut self, consumer: &mut BatchConsumer<IntakeContext>, starts: &[Start], now: Instant) -> Option<Told> {
         let State::Announced(partitions) = &self.state else { return None };
         if starts.len() != partitions.len() || starts.iter().any(|start| !partitions.contains(&start.partition)) {
             // The group has moved on while the loop asked the store; the loop is told of the new assignment.

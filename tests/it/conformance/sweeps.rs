@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use trigger_dispatcher::intake::Start;
 use trigger_dispatcher::store::memory::{MemoryClaims, MemoryStore, PublicationState};
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
 use trigger_dispatcher::store::sweep::{Retried, retry, take_up, unstarted};
@@ -12,7 +11,7 @@ use trigger_dispatcher::tasks::Publication;
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
-use crate::support::request::{kwargs, request};
+use crate::support::request::{Held, held, kwargs, request};
 use crate::support::settings::config;
 
 // On one thread each: the clock of the memory is the thread's.
@@ -193,7 +192,7 @@ impl World for Postgres {
 struct Claimer<W: World> {
     world: W,
     claims: W::Claims,
-    start: Start,
+    start: Held,
     next_offset: i64,
 }
 
@@ -208,7 +207,7 @@ impl<W: World> Claimer<W> {
     async fn create() -> Self {
         let world = W::create().await;
         let mut claims = world.claims();
-        let start = claims.open(&[0]).await.unwrap()[0];
+        let start = held(&claims.open(&[0]).await.unwrap()[0]);
         Self { world, claims, start, next_offset: 0 }
     }
 
