@@ -70,6 +70,8 @@ pub struct Position {
     pub identity: Identity,
     /// Our next offset, if another member of the group has decided the records from there to `next_offset`.
     pub overtaken_at: Option<i64>,
+    /// The oldest record that Kafka has, if reading begins at the end and passes it over.
+    pub skips_from: Option<i64>,
     /// Kafka has been told our offset, so what was committed before (`committed_seen`) does not matter any more.
     pub is_told: bool,
 }

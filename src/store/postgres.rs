@@ -221,6 +221,7 @@ impl Claims for PostgresClaims {
                     &positions.iter().map(|position| position.identity.cluster_id.as_deref()).collect::<Vec<_>>(),
                     &positions.iter().map(|position| position.identity.topic_id.as_deref()).collect::<Vec<_>>(),
                     &positions.iter().map(|position| position.is_told).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.skips_from).collect::<Vec<_>>(),
                 ],
             )
             .await?;

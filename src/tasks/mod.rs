@@ -14,7 +14,7 @@ use std::future::Future;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-pub use context::{Texts, TriggerText, signal_id, trigger_id, trigger_text};
+pub use context::{Texts, TriggerText, id_of_place, signal_id, trigger_id, trigger_text};
 
 /// A task to be published.
 #[derive(Debug, Clone, PartialEq)]

@@ -209,6 +209,7 @@ impl Assignment {
                     next_offset: start.next_offset.unwrap_or(0),
                     identity: started.identity.clone(),
                     overtaken_at: None,
+                    skips_from: None,
                     is_told: true,
                 }),
             }

@@ -9,7 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 const MOST_READS: u32 = 3;
 
 /// Whether an error says that fetched data cannot be read.
-pub(super) fn is_corrupt(error: &KafkaError) -> bool {
+pub fn is_corrupt(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{BadCompression, BadMessage, InvalidMessage, NotImplemented};
     matches!(error.rdkafka_error_code(), Some(BadMessage | BadCompression | NotImplemented | InvalidMessage))
 }

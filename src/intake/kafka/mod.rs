@@ -30,6 +30,7 @@ use crate::clock;
 use crate::config::{BatchConfig, KafkaConfig};
 
 pub use self::client::client_config;
+pub use self::corrupt::is_corrupt;
 
 /// What went wrong with Kafka.
 #[derive(Debug, thiserror::Error)]

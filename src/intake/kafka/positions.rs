@@ -150,7 +150,9 @@ fn position(start: &Start, identity: &Identity, kafka: Extent, reset: OffsetRese
         return stop(first, Why::Absent);
     }
     let overtaken_at = next_offset.filter(|_| ahead.is_some());
-    Ok(Position { partition, epoch, next_offset: first, identity: identity.clone(), overtaken_at, is_told: false })
+    let begins_at_end = next_offset.is_none() && kafka.committed.is_none() && is_latest;
+    let skips_from = (begins_at_end && kafka.low < first).then_some(kafka.low);
+    Ok(Position { partition, epoch, next_offset: first, identity: identity.clone(), overtaken_at, skips_from, is_told: false })
 }
 
 #[cfg(test)]

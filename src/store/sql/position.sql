@@ -3,8 +3,8 @@
 with
 found as (
     select *
-    from unnest($3::int[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::boolean[])
-        as u (partition, epoch, next_offset, cluster_id, topic_id, is_told)
+    from unnest($3::int[], $4::bigint[], $5::bigint[], $6::text[], $7::text[], $8::boolean[], $9::bigint[])
+        as u (partition, epoch, next_offset, cluster_id, topic_id, is_told, skips_from)
 ),
 -- Sorted by key, as claims lock them.
 held as materialized (
@@ -18,8 +18,10 @@ held as materialized (
 update dispatcher.progress p
 -- A repetition comes late, and finds an offset that has moved on.
 set next_offset = greatest(p.next_offset, f.next_offset),
-    -- Another member of the group has decided the records up to there.
     skipped = case
+        -- Reading begins at the end. An operator may have these records decided later.
+        when p.next_offset is null and f.skips_from < f.next_offset then int8multirange(int8range(f.skips_from, f.next_offset))
+        -- Another member of the group has decided the records up to there.
         when isempty(p.skipped) or p.next_offset is null then p.skipped
         else p.skipped - int8multirange(int8range(p.next_offset, greatest(p.next_offset, f.next_offset)))
     end,
