@@ -21,6 +21,7 @@ mod golden;
 mod ledger;
 mod logs;
 mod outages;
+mod positions;
 mod redis_queue;
 mod rules;
 mod shutdown;

@@ -58,11 +58,7 @@ impl Replay {
             self.failed += 1;
             return Ok(());
         }
-        let Some(origin) = origin(message) else {
-            println!("{place} is left out: its headers do not say which record it was (dead-letter-topic, -partition, -offset)");
-            self.failed += 1;
-            return Ok(());
-        };
+        let origin = origin(message);
         match self.send(message, &origin).await {
             Ok(()) => {
                 self.sent += 1;
@@ -119,16 +115,21 @@ impl Replay {
     }
 }
 
-fn origin(message: &BorrowedMessage<'_>) -> Option<Origin> {
+fn origin(message: &BorrowedMessage<'_>) -> Origin {
     let read = |name: &str| header(message, name);
     let number = |name: &str| read(name)?.parse::<i64>().ok();
     // Letters of earlier versions do not hold the record's time: theirs is a little later, and always the same.
-    let time_ms = number("dead-letter-time").or_else(|| message.timestamp().to_millis())?;
+    let time_ms = number("dead-letter-time").or_else(|| message.timestamp().to_millis()).unwrap_or(0);
     // A record that was sent again and failed again keeps its first identity.
     if let Some(signal_id) = read(ID_HEADER) {
-        return Some(Origin { time_ms, signal_id });
+        return Origin { time_ms, signal_id };
     }
-    let partition = i32::try_from(number("dead-letter-partition")?).ok()?;
-    let signal_id = id_of_place(&read("dead-letter-topic")?, partition, number("dead-letter-offset")?, time_ms);
-    Some(Origin { time_ms, signal_id })
+    let place = || {
+        let partition = i32::try_from(number("dead-letter-partition")?).ok()?;
+        Some((read("dead-letter-topic")?, partition, number("dead-letter-offset")?))
+    };
+    // Somebody else's letter: its own place is as good, for it never changes either.
+    let (topic, partition, offset) =
+        place().unwrap_or_else(|| (message.topic().to_owned(), message.partition(), message.offset()));
+    Origin { time_ms, signal_id: id_of_place(&topic, partition, offset, time_ms) }
 }

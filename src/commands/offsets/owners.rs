@@ -60,7 +60,7 @@ mod tests {
             bytes.extend(u16::try_from(topic.len()).unwrap().to_be_bytes());
             bytes.extend(topic.as_bytes());
             bytes.extend(i32::try_from(list.len()).unwrap().to_be_bytes());
-            list.iter().for_each(|partition| bytes.extend(partition.to_be_bytes()));
+            bytes.extend(list.iter().flat_map(|partition| partition.to_be_bytes()));
         }
         bytes.extend((-1_i32).to_be_bytes());
         assert_eq!(partitions(&bytes, "signals"), Some(vec![0, 3]));

@@ -104,8 +104,13 @@ mod tests {
 
     const KAFKA: Found = Found { identity: Identity { cluster_id: None, topic_id: None }, low: 10, high: 200, committed: None };
 
-    fn known(next: i64, decided_to: Option<i64>, skipped: &[Range<i64>]) -> Known {
-        Known { next_offset: Some(next), decided_to, skipped: skipped.to_vec(), ..Known::default() }
+    fn known(next: i64, decided_to: Option<i64>, skipped: &[(i64, i64)]) -> Known {
+        Known {
+            next_offset: Some(next),
+            decided_to,
+            skipped: skipped.iter().map(|(from, to)| *from..*to).collect(),
+            ..Known::default()
+        }
     }
 
     #[test]
@@ -113,9 +118,9 @@ mod tests {
         let forwards = plan(&known(100, None, &[]), &KAFKA, 150);
         assert_eq!((forwards.effect, forwards.skip, forwards.decided_to), (Effect::Skips(50), Some(100..150), 150));
         // Set back from 150 to 100 before: only what was skipped then, and what lies beyond.
-        let again = plan(&known(100, Some(150), &[120..130]), &KAFKA, 160);
+        let again = plan(&known(100, Some(150), &[(120, 130)]), &KAFKA, 160);
         assert_eq!((again.effect, again.skip, again.decided_to), (Effect::Skips(20), Some(150..160), 160));
-        let within = plan(&known(100, Some(150), &[120..130]), &KAFKA, 125);
+        let within = plan(&known(100, Some(150), &[(120, 130)]), &KAFKA, 125);
         assert_eq!((within.effect, within.skip, within.decided_to), (Effect::Skips(5), None, 150));
     }
 
@@ -123,9 +128,9 @@ mod tests {
     fn backwards_decides_only_what_was_skipped() {
         let none = plan(&known(100, None, &[]), &KAFKA, 40);
         assert_eq!((none.effect, none.skip, none.decided_to), (Effect::Decides { now: 0, kept: 60 }, None, 100));
-        let some = plan(&known(100, None, &[20..50, 90..95]), &KAFKA, 40);
+        let some = plan(&known(100, None, &[(20, 50), (90, 95)]), &KAFKA, 40);
         assert_eq!((some.effect, some.decided_to), (Effect::Decides { now: 15, kept: 45 }, 100));
-        let further = plan(&known(60, Some(100), &[20..50, 90..95]), &KAFKA, 40);
+        let further = plan(&known(60, Some(100), &[(20, 50), (90, 95)]), &KAFKA, 40);
         assert_eq!((further.effect, further.decided_to), (Effect::Decides { now: 10, kept: 10 }, 100));
     }
 
@@ -133,7 +138,7 @@ mod tests {
     fn offsets_of_another_log_count_for_nothing() {
         let of = |topic: &str| Identity { cluster_id: None, topic_id: Some(topic.to_owned()) };
         let found = Found { identity: of("new"), ..KAFKA };
-        let known = Known { identity: of("old"), ..known(100, Some(150), &[20..30]) };
+        let known = Known { identity: of("old"), ..known(100, Some(150), &[(20, 30)]) };
         let plan = plan(&known, &found, 40);
         assert_eq!(
             plan,
