@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::slice;
 
-use rdkafka::bindings::{self, rd_kafka_resp_err_t};
+use rdkafka::bindings::{self, rd_kafka_resp_err_t, rd_kafka_timestamp_type_t};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// A record of a partition, or an error that takes its place.
@@ -49,17 +49,15 @@ impl<'a> Record<'a> {
 
     /// Its time, in milliseconds since 1970; `None` when it has none.
     pub fn timestamp_ms(&self) -> Option<i64> {
-        // SAFETY: the message lives (see `new`), and the type is not asked for.
-        let time = unsafe { bindings::rd_kafka_message_timestamp(self.message.as_ptr(), ptr::null_mut()) };
-        (time != -1).then_some(time)
+        self.time().0
     }
 
-    /// Whether its time is the broker's (`LogAppendTime`), not the producer's.
-    pub fn has_append_time(&self) -> bool {
-        let mut kind = bindings::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+    /// Its time, and whether that is the broker's (`LogAppendTime`), not the producer's.
+    pub fn time(&self) -> (Option<i64>, bool) {
+        let mut kind = rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: the message lives (see `new`), and the type has its place.
-        unsafe { bindings::rd_kafka_message_timestamp(self.message.as_ptr(), &raw mut kind) };
-        kind == bindings::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME
+        let time = unsafe { bindings::rd_kafka_message_timestamp(self.message.as_ptr(), &raw mut kind) };
+        ((time != -1).then_some(time), kind == rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME)
     }
 
     /// The key.

@@ -129,6 +129,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_only_covered_moves_the_end_and_is_not_counted() {
+        let mut offsets = Offsets::default();
+        offsets.cover(3, 7, 40);
+        offsets.record(3, 7, 41);
+        offsets.cover(3, 7, 42);
+        let span = offsets.spans()[0];
+        assert_eq!((span.first_offset, span.next_offset, span.consumed), (40, 43, 1));
+    }
+
+    #[test]
     fn what_is_left_out_takes_its_counts_along_and_comes_back_fresh() {
         let mut offsets = Offsets::default();
         offsets.record(1, 5, 10);

@@ -12,8 +12,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use self::plan::{Found, Known};
 use super::{KAFKA_TIMEOUT, partitions, watermarks};
 use crate::config::Config;
+use crate::intake::Identity;
 use crate::intake::kafka::client_config;
-use crate::intake::{Identity, Start, committed_ahead};
 use crate::store::{Connection, Database};
 
 /// Where each partition is, and where it goes on.
@@ -160,8 +160,7 @@ fn state(known: &Known, found: &Found) -> String {
     if let Some(why) = known.stopped(found) {
         return format!("STOPPED: {why}");
     }
-    let start = Start { next_offset: known.next_offset, committed_seen: known.committed_seen, ..Start::default() };
-    match (known.next_offset, committed_ahead(&start, found.committed)) {
+    match (known.next_offset, known.ahead(found)) {
         (None, _) => "nothing decided yet".to_owned(),
         (Some(_), Some(ahead)) => format!("KAFKA AHEAD: another member of the group has decided up to {ahead}"),
         (Some(_), None) => "ok".to_owned(),

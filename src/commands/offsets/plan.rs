@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::intake::{Difference, Identity};
+use crate::intake::{Difference, Identity, Start, committed_ahead};
 
 /// What the store knows of a partition.
 #[derive(Debug, Clone, Default)]
@@ -51,14 +51,25 @@ pub(super) enum Effect {
 impl Known {
     /// Why nothing is read from here, if Kafka has what it has; `None` when it goes on.
     pub(super) fn stopped(&self, found: &Found) -> Option<&'static str> {
-        let next = self.next_offset?;
         match self.identity.difference(&found.identity) {
-            Some(Difference::Cluster) => Some("another Kafka cluster"),
-            Some(Difference::Topic) => Some("the topic was made anew"),
-            None if next < found.low => Some("retention ran over it"),
-            None if next > found.high => Some("the topic was made anew"),
-            None => None,
+            Some(Difference::Cluster) => return Some("another Kafka cluster"),
+            Some(Difference::Topic) => return Some("the topic was made anew"),
+            None => {}
         }
+        let first = self.ahead(found).or(self.next_offset).or(found.committed)?;
+        if first < found.low {
+            Some("retention ran over it")
+        } else if first > found.high {
+            Some("the topic was made anew")
+        } else {
+            None
+        }
+    }
+
+    /// Where Kafka is, if another member of the group has decided records that we have not.
+    pub(super) fn ahead(&self, found: &Found) -> Option<i64> {
+        let (next_offset, committed_seen) = (self.next_offset, self.committed_seen);
+        committed_ahead(&Start { next_offset, committed_seen, ..Start::default() }, found.committed)
     }
 
     fn is_new_log(&self, found: &Found) -> bool {

@@ -191,6 +191,8 @@ impl Assignment {
             }
         }
         consumer.assign(&list)?;
+        // librdkafka keeps a partition paused also when it is assigned anew.
+        consumer.consumer().resume(&list)?;
         Ok((positions, told))
     }
 

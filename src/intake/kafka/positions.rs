@@ -15,6 +15,8 @@ use crate::intake::{Difference, Identity, Position, Start, committed_ahead};
 
 /// How long Kafka may take to tell a partition's offsets.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take to tell the topic's id; without it the topic is compared later, see `identity.rs`.
+const ID_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a partition is not read. Going on anywhere would skip or repeat records in silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,8 +99,8 @@ pub(super) fn positions(
     starts: &[Start],
     reset: OffsetReset,
 ) -> KafkaResult<Positions> {
-    consumer.ask(topic, TIMEOUT);
-    let topic_id = match consumer.answer(TIMEOUT) {
+    consumer.ask(topic, ID_TIMEOUT);
+    let topic_id = match consumer.answer(ID_TIMEOUT) {
         kafka_batch::TopicId::Is(id) => Some(id),
         kafka_batch::TopicId::Unknown | kafka_batch::TopicId::NotYet => None,
     };

@@ -9,7 +9,7 @@ use crate::clock;
 use crate::intake::{Batch, Record, TIME_HEADER};
 
 /// A record's time in milliseconds since 1970. Where the broker sets the time, a record that was sent again says its own.
-fn time_ms(stated: Option<i64>, is_append_time: bool, headers: &dyn Fn() -> Vec<(String, Option<Vec<u8>>)>) -> i64 {
+fn time_ms((stated, is_append_time): (Option<i64>, bool), headers: &dyn Fn() -> Vec<(String, Option<Vec<u8>>)>) -> i64 {
     // A record without a time is as old as its arrival.
     let time = || stated.unwrap_or_else(clock::unix_ms);
     if is_append_time { header_time(&headers()).unwrap_or_else(time) } else { time() }
@@ -32,7 +32,7 @@ pub(super) fn push_lent(
     let lent = Record {
         partition: record.partition(),
         offset: record.offset(),
-        time_ms: time_ms(record.timestamp_ms(), record.has_append_time(), &headers),
+        time_ms: time_ms(record.time(), &headers),
         key: record.key(),
         payload: record.payload(),
         headers: &headers,
@@ -52,7 +52,7 @@ pub(super) fn push_message(batch: &mut Batch, assignment: &Assignment, message: 
     let record = Record {
         partition: message.partition(),
         offset: message.offset(),
-        time_ms: time_ms(timestamp.to_millis(), is_append_time, &headers),
+        time_ms: time_ms((timestamp.to_millis(), is_append_time), &headers),
         key: message.key(),
         payload: message.payload(),
         headers: &headers,
