@@ -67,6 +67,11 @@ impl MemoryTopic {
         self.state().committed.clone()
     }
 
+    /// Another member of the group, such as a former service, has decided a partition up to this offset and commits it.
+    pub fn commit_for_another(&self, partition: i32, next_offset: i64) {
+        self.state().committed.insert(partition, next_offset);
+    }
+
     /// What was written to the dead-letter topic.
     pub fn dead_letters(&self) -> Vec<Rejected> {
         self.state().dead_letters.clone()

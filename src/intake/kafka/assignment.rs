@@ -63,12 +63,12 @@ impl Reading {
     }
 }
 
-/// What Kafka is to hear of a start.
+/// What is committed to Kafka at a start.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct Commit {
     pub(super) decided: TopicPartitionList,
-    /// Kafka has another offset of which an operator wants nothing to be known.
-    pub(super) is_urgent: bool,
+    /// An operator has set an offset. Kafka must have it before the store forgets what Kafka had committed before.
+    pub(super) is_awaited: bool,
 }
 
 /// The assignment of this member of the group.
@@ -150,8 +150,13 @@ impl Assignment {
         }
     }
 
-    /// Begins to read from where the store's progress ends. Returns what is decided already, for Kafka to hear of.
-    pub(super) fn start(&mut self, consumer: &mut BatchConsumer<IntakeContext>, starts: &[Start], now: Instant) -> Option<Told> {
+    /// Begins to read from where the store's progress ends. Returns what is decided already, to be committed to Kafka.
+    pub(super) fn start(
+        &mut self,
+        consumer: &mut BatchConsumer<IntakeContext>,
+        starts: &[Start],
+        now: Instant,
+    ) -> Option<Commit> {
         let State::Announced(partitions) = &self.state else { return None };
         if starts.len() != partitions.len() || starts.iter().any(|start| !partitions.contains(&start.partition)) {
             // The group has moved on while the loop asked the store; the loop is told of the new assignment.
@@ -159,14 +164,14 @@ impl Assignment {
         }
         let all = partitions.clone();
         match self.read(consumer, starts) {
-            Ok((positions, told)) => {
+            Ok((positions, commit)) => {
                 for stopped in &positions.stopped {
                     self.alarm(stopped);
                 }
                 let offsets: Vec<_> = starts.iter().map(|start| (start.partition, start.next_offset)).collect();
                 tracing::info!(event = "partitions_started", partitions = ?offsets, stopped = positions.stopped.len());
                 self.state = State::Started(started(all, starts, positions, now));
-                Some(told)
+                Some(commit)
             }
             Err(error) => {
                 if self.seldom.now("start_failed") {
@@ -178,26 +183,26 @@ impl Assignment {
         }
     }
 
-    fn read(&self, consumer: &mut BatchConsumer<IntakeContext>, starts: &[Start]) -> KafkaResult<(Positions, Told)> {
+    fn read(&self, consumer: &mut BatchConsumer<IntakeContext>, starts: &[Start]) -> KafkaResult<(Positions, Commit)> {
         let positions = positions(consumer, &self.topic, starts, self.reset)?;
         let mut list = TopicPartitionList::with_capacity(positions.starts.len());
-        let mut told = Told { decided: TopicPartitionList::new(), is_urgent: false };
+        let mut commit = Commit { decided: TopicPartitionList::new(), is_awaited: false };
         for position in &positions.starts {
             list.add_partition_offset(&self.topic, position.partition, Offset::Offset(position.next_offset))?;
             let start = starts.iter().find(|start| start.partition == position.partition);
             if let Some(next_offset) = start.and_then(|start| start.next_offset).filter(|ours| *ours == position.next_offset) {
-                told.decided.add_partition_offset(&self.topic, position.partition, Offset::Offset(next_offset))?;
-                told.is_urgent |= start.is_some_and(|start| start.committed_seen.is_some());
+                commit.decided.add_partition_offset(&self.topic, position.partition, Offset::Offset(next_offset))?;
+                commit.is_awaited |= start.is_some_and(|start| start.committed_seen.is_some());
             }
         }
         consumer.assign(&list)?;
         // librdkafka keeps a partition paused also when it is assigned anew.
         consumer.consumer().resume(&list)?;
-        Ok((positions, told))
+        Ok((positions, commit))
     }
 
-    /// Kafka has our offsets now, instead of those that an operator has seen.
-    pub(super) fn told(&mut self, starts: &[Start]) {
+    /// Kafka has our offsets now. The store is to forget what Kafka had committed when an operator set them.
+    pub(super) fn committed(&mut self, starts: &[Start]) {
         let State::Started(started) = &mut self.state else { return };
         for start in starts.iter().filter(|start| start.committed_seen.is_some()) {
             if !started.reading.iter().any(|reading| reading.partition == start.partition) {

@@ -154,15 +154,15 @@ impl IntakeThread {
     /// Begins to read what the group has given us.
     fn start(&mut self, starts: &[Start]) {
         let now = clock::now();
-        let Some(told) = self.assignment.start(&mut self.consumer, starts, now) else { return };
+        let Some(commit) = self.assignment.start(&mut self.consumer, starts, now) else { return };
         self.identity.reset(now);
-        if told.decided.count() == 0 {
+        if commit.decided.count() == 0 {
             return;
         }
         // Kafka's offsets follow the store's, so that lag tools tell the truth after a hand-over.
-        let mode = if told.is_urgent { CommitMode::Sync } else { CommitMode::Async };
-        if self.tell(Ok(told.decided), mode) && told.is_urgent {
-            self.assignment.told(starts);
+        let mode = if commit.is_awaited { CommitMode::Sync } else { CommitMode::Async };
+        if self.tell(Ok(commit.decided), mode) && commit.is_awaited {
+            self.assignment.committed(starts);
         }
     }
 
