@@ -23,7 +23,7 @@ use std::future::Future;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::intake::{PartitionSpan, Start};
+use crate::intake::{PartitionSpan, Position, Start};
 use crate::rules::PartitionCounts;
 use crate::tasks::{Publication, TriggerText};
 
@@ -142,6 +142,13 @@ pub trait Claims: Send {
     /// # Errors
     /// The store does not answer or refuses.
     fn open(&mut self, partitions: &[i32]) -> impl Future<Output = Result<Vec<Start>, Self::Error>> + Send;
+
+    /// Stores where partitions are read from: the offset, and the ids of cluster and topic where they are not known yet.
+    /// Returns the partitions that are still ours; those of a newer epoch are left alone. May be repeated.
+    ///
+    /// # Errors
+    /// The store does not answer or refuses.
+    fn position(&mut self, positions: &[Position]) -> impl Future<Output = Result<Vec<i32>, Self::Error>> + Send;
 
     /// The records of some partitions (partition and offset) that lead triggers, though no offset has passed them: their
     /// batch was begun, and not decided to its end.

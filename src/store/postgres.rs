@@ -16,7 +16,7 @@ use super::{ClaimRequest, Claimed, Claims, Database, Evidence, Renewal, StoreErr
 use crate::chaos::{self, Bug};
 use crate::clock;
 use crate::config::Config;
-use crate::intake::Start;
+use crate::intake::{Identity, Position, Start};
 use crate::tasks::trigger_id;
 use crate::telemetry::Seldom;
 
@@ -240,13 +240,33 @@ impl Claims for PostgresClaims {
             .connection
             .query(include_str!("sql/open.sql"), &[&self.terms.key.group, &self.terms.key.topic, &partitions])
             .await?;
-        let starts = rows
-            .iter()
-            .map(|row| Ok(Start { partition: row.try_get(0)?, epoch: row.try_get(1)?, next_offset: row.try_get(2)? }))
-            .collect::<Result<_, _>>()
-            .map_err(StoreError::Answer)?;
+        let starts = rows.iter().map(start).collect::<Result<_, _>>().map_err(StoreError::Answer)?;
         self.session = Some(session);
         Ok(starts)
+    }
+
+    async fn position(&mut self, positions: &[Position]) -> Result<Vec<i32>, StoreError> {
+        let session = self.session().await?;
+        let rows = session
+            .connection
+            .query(
+                include_str!("sql/position.sql"),
+                &[
+                    &self.terms.key.group,
+                    &self.terms.key.topic,
+                    &positions.iter().map(|position| position.partition).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.epoch).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.next_offset).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.identity.cluster_id.as_deref()).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.identity.topic_id.as_deref()).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.is_told).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.skips_from).collect::<Vec<_>>(),
+                ],
+            )
+            .await?;
+        let ours = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(StoreError::Answer)?;
+        self.session = Some(session);
+        Ok(ours)
     }
 
     async fn begun(&mut self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, StoreError> {
@@ -318,6 +338,19 @@ impl Claims for PostgresClaims {
         self.written.append(&mut self.unwritten);
         Ok(())
     }
+}
+
+/// A row of `open.sql`.
+fn start(row: &Row) -> Result<Start, tokio_postgres::Error> {
+    let (from, to): (Vec<i64>, Vec<i64>) = (row.try_get("decided_from")?, row.try_get("decided_to")?);
+    Ok(Start {
+        partition: row.try_get("partition")?,
+        epoch: row.try_get("epoch")?,
+        next_offset: row.try_get("next_offset")?,
+        identity: Identity { cluster_id: row.try_get("cluster_id")?, topic_id: row.try_get("topic_id")? },
+        committed_seen: row.try_get("committed_seen")?,
+        decided: from.into_iter().zip(to).map(|(from, to)| from..to).collect(),
+    })
 }
 
 /// The statement that decides a batch.

@@ -42,8 +42,12 @@ pub fn signal_id(topic: &str, batch: &Batch, signal: &Signal) -> String {
     if !stated.is_empty() {
         return stated.to_owned();
     }
-    let place = format!("{topic}|{}|{}|{}", signal.partition, signal.offset, signal.record_time_ms);
-    Uuid::new_v5(&NAMESPACE, place.as_bytes()).to_string()
+    id_of_place(topic, signal.partition, signal.offset, signal.record_time_ms)
+}
+
+/// The id of a signal that states none: made from its topic, its place there, and its time in milliseconds since 1970.
+pub fn id_of_place(topic: &str, partition: i32, offset: i64, time_ms: i64) -> String {
+    Uuid::new_v5(&NAMESPACE, format!("{topic}|{partition}|{offset}|{time_ms}").as_bytes()).to_string()
 }
 
 /// The namespace of a deployment's trigger ids. Two deployments that read the same signal start an execution each.

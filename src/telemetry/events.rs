@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
 
 use crate::clock;
-use crate::intake::{Batch, Rejected};
+use crate::intake::{Batch, Position, Rejected};
 use crate::rules::Matches;
 use crate::store::Wanted;
 use crate::tasks::signal_id;
@@ -44,6 +44,21 @@ impl Events {
             );
         }
         self.rejected(batch.rejected());
+    }
+
+    /// It is stored where a partition is read from.
+    pub fn positioned(&self, position: &Position) {
+        if let Some(from) = position.overtaken_at {
+            tracing::error!(
+                event = "progress_behind_kafka",
+                topic = self.topic,
+                partition = position.partition,
+                from,
+                to = position.next_offset,
+                text = "Kafka's committed offset is ahead of ours: another member of the group has decided the records from..to, or \
+                    the database has lost commits. They are not decided again. See docs/offsets.md",
+            );
+        }
     }
 
     /// Records are on their way to the dead-letter topic.

@@ -24,6 +24,7 @@ mod ledger;
 mod logs;
 mod outages;
 mod platform;
+mod positions;
 mod redis_queue;
 mod rules;
 mod shutdown;

@@ -8,13 +8,12 @@ mod row_security;
 mod time_zones;
 
 use trigger_dispatcher::config::Config;
-use trigger_dispatcher::intake::Start;
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
 use trigger_dispatcher::store::{Claimed, Claims as _, Database, StoreError, Verdict, migrate};
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
-use crate::support::request::request;
+use crate::support::request::{Held, held, request};
 use crate::support::settings::config;
 
 /// A platform's database with one dispatcher that claims.
@@ -24,7 +23,7 @@ struct World {
     store: Database,
     terms: ClaimTerms,
     claims: PostgresClaims,
-    start: Start,
+    start: Held,
     next_offset: i64,
 }
 
@@ -41,7 +40,7 @@ impl World {
         migrate::migrate(&store).await.unwrap();
         let terms = ClaimTerms::new(&config);
         let mut claims = PostgresClaims::new(store.clone(), terms.clone());
-        let start = claims.open(&[0]).await.unwrap()[0];
+        let start = held(&claims.open(&[0]).await.unwrap()[0]);
         Self { database, config, store, terms, claims, start, next_offset: 0 }
     }
 
@@ -79,7 +78,7 @@ impl World {
         self.store = Database::new(&self.config.postgres);
         self.terms = ClaimTerms::new(&self.config);
         self.claims = PostgresClaims::new(self.store.clone(), self.terms.clone());
-        self.start = self.claims.open(&[0]).await?[0];
+        self.start = held(&self.claims.open(&[0]).await?[0]);
         Ok(())
     }
 }
