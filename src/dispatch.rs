@@ -255,6 +255,12 @@ impl<S: Source, C: Claims> Deciding<S, C> {
         for position in positions.iter().filter(|position| ours.contains(&position.partition)) {
             self.events.positioned(position);
         }
+        if ours.len() < positions.len() {
+            // A newer epoch is in force, maybe our own: an opening whose answer was lost came late. Without this nobody would store where a
+            // quiet partition goes on.
+            let Self { source, waits, stop, .. } = self;
+            until_done(&mut waits.reopen, stop, async || source.reopen().await).await?;
+        }
         Ok(())
     }
 

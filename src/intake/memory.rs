@@ -72,6 +72,11 @@ impl MemoryTopic {
         self.state().committed.insert(partition, next_offset);
     }
 
+    /// Another service of the group commits an offset, while none of ours is a member.
+    pub fn commit_as_another(&self, partition: i32, offset: i64) {
+        self.state().committed.insert(partition, offset);
+    }
+
     /// What was written to the dead-letter topic.
     pub fn dead_letters(&self) -> Vec<Rejected> {
         self.state().dead_letters.clone()

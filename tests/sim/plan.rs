@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) worker_behind: Duration,
     /// Whether workers keep results that the sweepers ask for.
     pub(crate) results: bool,
+    /// How often the service is rolled back to another one of the same group, and forward again.
+    pub(crate) rollbacks: u32,
     /// How often a step lets all workers stand still for a while.
     pub(crate) worker_pauses: f64,
     /// How often a step begins an outage of the broker.
@@ -93,6 +95,7 @@ impl Plan {
             max_age: if random.random_bool(0.3) { Some(Duration::from_secs(30)) } else { None },
             worker_behind: if random.random_bool(0.5) { MARGIN } else { Duration::ZERO },
             results: random.random_bool(0.5),
+            rollbacks: *[0, 0, 1, 2].choose(&mut random).unwrap(),
             worker_pauses: *[0.0, 0.01].choose(&mut random).unwrap(),
             broker_outages: *[0.0, 0.005, 0.02].choose(&mut random).unwrap(),
             most_slots: *[1, 2, 4_000].choose(&mut random).unwrap(),

@@ -229,6 +229,11 @@ impl Source for FaultySource {
                 start.next_offset.get_or_insert(ends[usize::try_from(start.partition).unwrap()]);
             }
         }
+        if self.services.chaos.has(Bug::CommittedIgnored) {
+            for start in &mut starts {
+                start.committed_seen = Some(i64::MAX);
+            }
+        }
         self.services.chaos.call(self.inner.start(&starts)).await
     }
 
