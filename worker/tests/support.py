@@ -123,8 +123,9 @@ class Broker:
         }
         context.update({key: changes.pop(key) for key in list(changes) if key in context})
         if context["signals"] is None:
-            first = {"ticker": "AAPL", "signal": context["bias"], "confidence": context["confidence"], "reasoning": None}
-            context["signals"] = [{**first, "signal_id": "signal-1", "timestamp": context["timestamp"]}]
+            said = {"signal": context["bias"], "confidence": context["confidence"], "reasoning": None}
+            origin = {"signal_id": "signal-1", "timestamp": context["timestamp"]}
+            context["signals"] = [{"ticker": "AAPL", **said, **origin}]
         kwargs = {
             "pipeline_id": str(pipeline_id),
             "user_id": str(uuid4()),

@@ -1,4 +1,6 @@
-"""Decides what a signal means for a position, for each ticker by itself. Pure: no clock, no IO, the same answer for the same input.
+"""Decides what a signal means for a position, for each ticker by itself.
+
+Pure: no clock, no IO, the same answer for the same input.
 
 Never guesses: a signal that says nothing usable is a HOLD, a signal that says
 something wrong is a `BadSignal`.
