@@ -104,12 +104,12 @@ impl Evidence {
         if guard || ids {
             let signs = signs(connection, deployment, &known.time_zone).await?;
             if let Some(seen) = signs.workers_are_guarded().filter(|_| guard)
-                && known.workers_are_guarded.swap(seen, Ordering::Relaxed) != seen
+                && changes(&known.workers_are_guarded, seen)
             {
                 tracing::info!(event = "worker_guard_seen", seen, starts = signs.starts, marks = signs.marks);
             }
             if let Some(seen) = signs.workers_use_our_ids().filter(|_| ids)
-                && known.workers_use_our_ids.swap(seen, Ordering::Relaxed) != seen
+                && changes(&known.workers_use_our_ids, seen)
             {
                 let Signs { with_our_id, with_other_ids, .. } = signs;
                 tracing::info!(event = "trigger_ids_seen", seen, with_our_id, with_other_ids);
@@ -118,6 +118,11 @@ impl Evidence {
         known.is_read.store(true, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// Whether what is seen is new, and so is worth a line.
+fn changes(known: &AtomicBool, seen: bool) -> bool {
+    known.swap(seen, Ordering::Relaxed) != seen
 }
 
 async fn signs(connection: &Connection, deployment: Option<i32>, time_zone: &str) -> Result<Signs, StoreError> {
@@ -164,6 +169,13 @@ mod tests {
             let signs = Signs { starts, marks, ..Signs::default() };
             assert_eq!(signs.workers_are_guarded(), expected, "{marks} of {starts}");
         }
+    }
+
+    #[test]
+    fn what_is_seen_is_new_only_once() {
+        let known = AtomicBool::new(false);
+        let told: Vec<_> = [false, true, true, false, false, true].map(|seen| changes(&known, seen)).into();
+        assert_eq!(told, [false, true, false, true, false, true]);
     }
 
     #[test]

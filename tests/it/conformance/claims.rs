@@ -838,8 +838,8 @@ async fn a_claim_looks_up_each_slot_by_index_even_with_a_plan_made_for_empty_tab
         (by_index.max(whole) >= batches - 1).then_some((by_index, whole, publications))
     });
     let (by_index, whole, publications) = scans.await;
-    // Making an index reads its table once, and so does taking a table over as a partition. The session has looked once for evidence of
-    // the workers in the newest triggers and slots.
+    // Making an index reads its table once, and so does taking a table over as a partition. The first session reads the evidence of
+    // workers: the last pages of the publications, and where these are few, the slots.
     assert!(whole <= 8, "{whole} scans of whole tables, {by_index} by index");
     // A confirmation finds its own publication to lock it, and again to write it.
     assert!(publications <= 2 * batches, "{batches} confirmations have read {publications} publications");
