@@ -100,6 +100,7 @@ async fn an_operator_may_say_that_our_offset_counts() {
     let (mut scene, pipelines) = rolled_back().await;
     let said = output(&scene, &set("0", "1"));
     assert!(said.contains("1 → 1; this offset counts, whatever Kafka has committed"), "{said}");
+    assert_eq!(scene.database.number("select committed_seen from dispatcher.progress").await, 3);
     let dispatcher = scene.setting.start();
     let total = reaches(&scene, [3]).await[0];
     assert_eq!((total.consumed, total.triggered), (3, 3), "{total:?}");
@@ -108,6 +109,8 @@ async fn an_operator_may_say_that_our_offset_counts() {
     assert_eq!(dispatcher.events("progress_behind_kafka").len(), 0);
     scene.committed(3);
     assert!(dispatcher.stop().success());
+    // Else an old service that works up to that very offset would go unnoticed.
+    assert_eq!(scene.database.number("select count(*) from dispatcher.progress where committed_seen is null").await, 1);
     // What the operator has seen is over: the next one who works in the group counts again.
     scene.send(&[signal("4", "NVDA")]);
     assert_eq!(old_service(&scene, 1), [3]);
