@@ -2,7 +2,7 @@
 
 use super::{output, reaches, refusal, send, set};
 use crate::support::scene::{Scene, signal};
-use crate::support::wait_until;
+use crate::support::{service, wait_until};
 
 #[tokio::test]
 async fn an_offset_is_not_set_while_the_partition_is_read_nor_without_a_yes() {
@@ -69,4 +69,32 @@ async fn set_back_only_what_was_skipped_is_decided_and_nothing_is_counted_twice(
     assert!(dispatcher.stop().success());
     let line = refusal(&scene, &set("0", "earliest"));
     assert!(line.contains("is decided already"), "now all of them are: {line}");
+}
+
+/// At a terminal the command asks, and does nothing without a yes.
+#[tokio::test]
+async fn at_a_terminal_the_command_asks_first() {
+    // A terminal of the command's own, at which somebody types the answer.
+    const TERMINAL: &str = "
+import os, pty, sys
+answers = [sys.argv[1].encode()]
+typed = lambda fd: answers.pop() if answers else b''
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[2:], lambda fd: os.read(fd, 1024), typed)))
+";
+    let mut scene = Scene::new(1).await;
+    let dispatcher = scene.setting.start();
+    send(&scene, 0, 5);
+    reaches(&scene, [5]).await;
+    assert!(dispatcher.stop().success());
+    send(&scene, 0, 5);
+    for (answer, code, next_offset, said) in
+        [("\n", 1, 5, "nothing was changed"), ("n\n", 1, 5, "nothing"), ("y\n", 0, 8, "Set.")]
+    {
+        scene.setting.wrapper = [service("TEST_PYTHON").as_str(), "-c", TERMINAL, answer].map(str::to_owned).to_vec();
+        let output = scene.setting.run(&["offsets", "set", "--partition", "0", "--to", "8"]);
+        let seen = String::from_utf8_lossy(&output.stdout);
+        assert!(seen.contains("5 → 8; 3 offsets are not decided") && seen.contains("Go on? [y/N]"), "{seen}");
+        assert!(seen.contains(said) && output.status.code() == Some(code), "{answer:?} {:?}: {seen}", output.status);
+        assert_eq!(scene.total().await.next_offset, Some(next_offset));
+    }
 }
