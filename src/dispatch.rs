@@ -381,6 +381,8 @@ impl<S: Source, C: Claims> Deciding<S, C> {
                 }
                 // Another signal of the batch may lead where the ledger knows the first.
                 Verdict::Known(positions) => pass.skip(&positions, &self.terms),
+                // A good signal must not be blamed for the text of one that joined it.
+                Verdict::Refused(_) if pass.use_own_words() => {}
                 Verdict::Refused(positions) => {
                     let refused = pass.refuse(&positions, &self.terms, &self.begun);
                     self.events.rejected(&refused);

@@ -27,6 +27,8 @@ pub(super) struct Pass {
     pub(super) matches: Matches,
     /// What its parts came to so far.
     pub(super) sums: Sums,
+    /// Whether tasks are told only what their leading signal says: the store has refused a text, maybe of a signal that joined.
+    own_words: bool,
     skips: HashSet<Skip>,
     /// Candidates before this one are decided.
     next: usize,
@@ -56,7 +58,7 @@ impl Pass {
     pub(super) fn new(batch: Batch, rules: &Arc<RuleSet>, terms: &Terms, begun: &Begun) -> Self {
         let (skips, begun) = (HashSet::new(), positions(&batch, begun));
         let matches = rules.match_begun(&batch, terms.scope, &skips, &begun);
-        Self { batch, matches, sums: Sums::default(), skips, next: 0, begun, leads: HashMap::new() }
+        Self { batch, matches, sums: Sums::default(), own_words: false, skips, next: 0, begun, leads: HashMap::new() }
     }
 
     /// Whether one statement cannot decide what is left.
@@ -76,7 +78,7 @@ impl Pass {
 
     fn wanted(&self, terms: &Terms) -> Vec<Wanted> {
         let Self { batch, matches, .. } = self;
-        let mut texts = Texts::new(&terms.celery, &terms.topic, terms.ids, batch, matches);
+        let mut texts = Texts::new(&terms.celery, &terms.topic, terms.ids, batch, matches).in_own_words(self.own_words);
         let mut wanted = |candidate: &Candidate| {
             let signal = &batch.signals()[candidate.signal as usize];
             let ticker = if candidate.ticker == WHOLE { "" } else { batch.text(batch.mention(candidate.first).ticker) };
@@ -148,6 +150,11 @@ impl Pass {
             Skip { pipeline: candidate.pipeline, ticker: candidate.ticker, signal: candidate.signal }
         }));
         self.matches = self.matches.rules.match_begun(&self.batch, terms.scope, &self.skips, &self.begun);
+    }
+
+    /// Leaves out of all texts what joined signals say. `false` if that was done before: then the leading signals are the bad ones.
+    pub(super) fn use_own_words(&mut self) -> bool {
+        !std::mem::replace(&mut self.own_words, true)
     }
 
     /// Takes signals whose text cannot be stored for bad records, and begins anew: what was decided is found again.

@@ -80,8 +80,19 @@ pub(super) struct Reading<'a> {
     pub(super) trusts_time: &'a str,
 }
 
-/// One of our statements, filled in for the platform's executions table.
+/// One of our statements, filled in for the platform's executions table, once a session: a table that is altered ends the session
+/// by its first error, and the next one looks anew.
 pub(super) async fn fill_in(connection: &Connection, sql: &str, reading: Reading<'_>) -> Result<String, StoreError> {
+    let key = format!("{} {} {sql}", reading.time_zone, reading.trusts_time);
+    if let Some(kept) = connection.kept(&key) {
+        return Ok(kept);
+    }
+    let filled = fill_in_anew(connection, sql, reading).await?;
+    connection.keep(key, filled.clone());
+    Ok(filled)
+}
+
+async fn fill_in_anew(connection: &Connection, sql: &str, reading: Reading<'_>) -> Result<String, StoreError> {
     let [executions] = columns(connection, ["executions"]).await?;
     let executions = executions.require("executions", &["id", "pipeline_id", "status"])?;
     let by_status = indexed_by(connection, "status").await?;

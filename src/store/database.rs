@@ -1,5 +1,7 @@
 //! Sessions with PostgreSQL, and what can go wrong in them. Does IO.
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -100,6 +102,8 @@ pub struct Database {
 #[derive(Debug)]
 pub struct Connection {
     client: Client,
+    /// Our statements as they were filled in for this session (catalog.rs), by their text and reading.
+    filled: Mutex<HashMap<String, String>>,
     _driver: Companion,
 }
 
@@ -126,10 +130,10 @@ impl Database {
         let connect = async {
             if self.config.ssl_mode == SslMode::Disable {
                 let (client, connection) = config.connect(NoTls).await.map_err(StoreError::Postgres)?;
-                Ok(Connection { client, _driver: Companion::start(drive(connection, notices)) })
+                Ok(Connection { client, filled: Mutex::default(), _driver: Companion::start(drive(connection, notices)) })
             } else {
                 let (client, connection) = config.connect(tls::connector(&self.config)?).await.map_err(StoreError::Postgres)?;
-                Ok(Connection { client, _driver: Companion::start(drive(connection, notices)) })
+                Ok(Connection { client, filled: Mutex::default(), _driver: Companion::start(drive(connection, notices)) })
             }
         };
         let connection =
@@ -173,6 +177,16 @@ impl Connection {
     async fn within<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
         let result = tokio::time::timeout(CLIENT_TIMEOUT, work).await.map_err(|_| StoreError::TimedOut(CLIENT_TIMEOUT))?;
         result.map_err(StoreError::Postgres)
+    }
+
+    /// A text that was kept for the life of the session.
+    pub(super) fn kept(&self, key: &str) -> Option<String> {
+        self.filled.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// Keeps a text for the life of the session.
+    pub(super) fn keep(&self, key: String, text: String) {
+        self.filled.lock().unwrap_or_else(PoisonError::into_inner).insert(key, text);
     }
 
     /// Runs a statement that gives rows.

@@ -66,7 +66,7 @@ fn deployment(row: &Row, key: &DeploymentKey) -> Result<Deployment, StoreError> 
         Ok(Deployment {
             id: row.try_get(0)?,
             topic: key.topic.clone(),
-            ids: if former_ids { IdSpace::FORMER } else { IdSpace::of(&key.group, &key.topic) },
+            ids: if former_ids { IdSpace::FORMER } else { IdSpace::of(&key.topic) },
             looks_back: row.try_get(2)?,
             adopts: row.try_get(3)?,
         })

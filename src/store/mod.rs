@@ -100,6 +100,8 @@ pub struct TakenUp {
     pub stale: Vec<Uuid>,
     /// Whether some of its tasks have started: the broker had them.
     pub is_started: bool,
+    /// Whether it is so old that its guard may be gone from the broker.
+    pub is_old: bool,
 }
 
 /// What the loop may do with an outbox entry whose lease has grown old.

@@ -50,7 +50,7 @@ pub fn id_of_place(topic: &str, partition: i32, offset: i64, time_ms: i64) -> St
     Uuid::new_v5(&NAMESPACE, format!("{topic}|{partition}|{offset}|{time_ms}").as_bytes()).to_string()
 }
 
-/// The namespace of a deployment's trigger ids. Two deployments that read the same signal start an execution each.
+/// The namespace of a deployment's trigger ids. Deployments on two topics that carry the same signal id start an execution each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdSpace(Uuid);
 
@@ -58,14 +58,10 @@ impl IdSpace {
     /// The ids of the versions that knew no deployments.
     pub const FORMER: Self = Self(NAMESPACE);
 
-    /// The ids of a consumer group on a topic.
-    pub fn of(group: &str, topic: &str) -> Self {
-        let mut name = Vec::with_capacity(8 + group.len() + topic.len());
-        // The length keeps group and topic apart, whatever characters they have.
-        name.extend_from_slice(&(group.len() as u64).to_be_bytes());
-        name.extend_from_slice(group.as_bytes());
-        name.extend_from_slice(topic.as_bytes());
-        Self(Uuid::new_v5(&NAMESPACE, &name))
+    /// The ids of a topic: the same signal id on another topic is another signal. Not of a consumer group: a group that is made anew, or
+    /// renamed, reads the same signals again and must start nothing again.
+    pub fn of(topic: &str) -> Self {
+        Self(Uuid::new_v5(&NAMESPACE, topic.as_bytes()))
     }
 
     /// The trigger that a signal makes of a slot: always the same, so that a redelivered signal finds its own.
@@ -105,6 +101,8 @@ pub struct Texts<'a> {
     ids: IdSpace,
     batch: &'a Batch,
     matches: &'a Matches,
+    /// Whether a candidate is told only what its leading signal says, and nothing of the signals that joined it.
+    own_words: bool,
     /// The signals that were read, by their positions in the batch.
     said: HashMap<u32, Said<'a>, foldhash::fast::RandomState>,
 }
@@ -128,7 +126,13 @@ struct Said<'a> {
 impl<'a> Texts<'a> {
     /// Texts for a batch and what it matches.
     pub fn new(config: &'a CeleryConfig, topic: &'a str, ids: IdSpace, batch: &'a Batch, matches: &'a Matches) -> Self {
-        Self { config, topic, ids, batch, matches, said: HashMap::default() }
+        Self { config, topic, ids, batch, matches, own_words: false, said: HashMap::default() }
+    }
+
+    /// Texts that hold nothing of the signals that joined a candidate: one of them has a text that the store cannot hold.
+    #[must_use]
+    pub fn in_own_words(self, own_words: bool) -> Self {
+        Self { own_words, ..self }
     }
 
     /// What the candidate would be told. `slot` is empty for a whole pipeline.
@@ -164,11 +168,25 @@ impl<'a> Texts<'a> {
         self.said.entry(position).or_insert_with(|| Said::new(topic, batch, &batch.signals()[position as usize]))
     }
 
+    /// The mentions that a candidate is told, one for each ticker.
+    fn mentions(&self, candidate: &'a Candidate) -> impl Iterator<Item = u32> + use<'a> {
+        let Self { batch, matches, own_words, .. } = *self;
+        matches.mentions(candidate).filter_map(move |mention| {
+            if !own_words || batch.signal_of(mention) == candidate.signal {
+                return Some(mention);
+            }
+            let leader = &batch.signals()[candidate.signal as usize];
+            let ticker = |position: u32| batch.text(batch.mention(position).ticker);
+            let mut own = (leader.first_mention..).take(batch.mentions(leader).len());
+            own.find(|position| ticker(*position) == ticker(mention))
+        })
+    }
+
     /// Writes the whole signal context of one candidate.
     fn context(&mut self, candidate: &Candidate, out: &mut Object) {
-        let Self { batch, matches, .. } = *self;
+        let Self { batch, .. } = *self;
         out.raw(&self.said(candidate.signal).context);
-        for (position, mention) in matches.mentions(candidate).enumerate() {
+        for (position, mention) in self.mentions(candidate).enumerate() {
             out.raw(if position == 0 { r#","tickers":["# } else { "," });
             out.json(batch.text(batch.mention(mention).ticker));
         }
@@ -177,7 +195,7 @@ impl<'a> Texts<'a> {
         out.json(&some(batch.text(first.bias)));
         out.raw(r#","confidence":"#);
         out.json(&first.confidence);
-        for (position, mention) in matches.mentions(candidate).enumerate() {
+        for (position, mention) in self.mentions(candidate).enumerate() {
             out.raw(if position == 0 { r#","signals":["# } else { "," });
             let signal = batch.signal_of(mention);
             out.raw(self.said(signal).entry(batch, &batch.signals()[signal as usize], mention));

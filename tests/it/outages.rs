@@ -162,7 +162,8 @@ async fn while_postgresql_is_down_no_pipeline_is_taken_for_idle() {
     scene.database.execution(busy, "RUNNING").await;
     let idle = scene.database.pipeline("idle", &["IDLE"]).await;
     let dispatcher = scene.setting.start();
-    dispatcher.wait_for_event("partitions_started");
+    // The position too is stored before: what fails is the claim.
+    wait_until("the position", 60, async || scene.progress().await.first().and_then(|progress| progress.next_offset)).await;
     proxy.close();
     scene.send(&[signal("1", "BUSY"), signal("2", "IDLE")]);
     dispatcher.wait_for_event("claim_failed");

@@ -174,7 +174,7 @@ impl Schedule {
             queue: services.queue(),
             rules: Arc::clone(&self.rules),
             terms: Terms {
-                ids: IdSpace::of("group", &topic),
+                ids: IdSpace::of(&topic),
                 topic: topic.clone(),
                 scope: self.plan.scope,
                 lease: self.plan.lease,

@@ -43,7 +43,7 @@ impl Sweeper {
         let Services { store, chaos, terms, .. } = self.services.clone();
         if !chaos.has(Bug::CommitBeforePublish) {
             let taken = chaos.call(async { Ok(self.whose().iter().flat_map(|terms| store.take_up(terms)).collect::<Vec<_>>()) });
-            for TakenUp { publication, stale, is_started } in taken.await? {
+            for TakenUp { publication, stale, is_started, .. } in taken.await? {
                 let is_lapsed = publication.tasks.is_empty() && stale.is_empty() && !is_started;
                 chaos.reached(if is_lapsed { Window::Lapsed } else { Window::TakenUp });
                 if !stale.is_empty() {

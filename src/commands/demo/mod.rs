@@ -77,7 +77,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         rules: Arc::new(ArcSwap::from_pointee(rules)),
         terms: Terms {
             topic: TOPIC.to_owned(),
-            ids: IdSpace::of(&config.kafka.consumer_group, TOPIC),
+            ids: IdSpace::of(TOPIC),
             scope: config.trigger.scope,
             lease: config.trigger.lease,
             margin: config.trigger.lease_margin,

@@ -106,7 +106,13 @@ impl State {
             .collect();
         held.sort_unstable();
         let leased_until_ms = now_ms.saturating_add(milliseconds(terms.lease));
-        let mut taken = TakenUp { publication: terms.publication(id, leased_until_ms), stale: Vec::new(), is_started: false };
+        let mut taken = TakenUp {
+            publication: terms.publication(id, leased_until_ms),
+            stale: Vec::new(),
+            is_started: false,
+            // The queue in memory forgets no guard.
+            is_old: false,
+        };
         for (_, trigger_id) in held {
             if self.has_started(trigger_id) {
                 taken.is_started = true;

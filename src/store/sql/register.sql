@@ -7,10 +7,10 @@ named as (
     returning deployment_id
 )
 insert into dispatcher.deployments (consumer_group, topic, target, former_ids, looks_back, adopts)
--- Another target of the same group and topic makes the same ids: a change of the broker makes no signal new.
+-- All deployments of a topic make the same ids: neither a change of the broker nor a group that is made anew makes a signal new.
 select $1, $2, $3, coalesce(bool_or(d.former_ids), false), coalesce(bool_or(d.looks_back), false),
     not exists (select from dispatcher.deployments o where o.topic = $2 and o.adopts)
 from dispatcher.deployments d
-where d.consumer_group = $1 and d.topic = $2
+where d.topic = $2
 having not exists (select from named)
 on conflict (consumer_group, topic, target) do nothing

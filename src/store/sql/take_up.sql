@@ -64,11 +64,11 @@ taken as (
         group by due.publication_id
     ) f, mode
     where mode.acts and p.publication_id = f.publication_id
-    returning p.publication_id, f.some_started
+    returning p.publication_id, f.some_started, p.claimed_at < now() - make_interval(secs => $8::float8) as is_old
 )
 select t.publication_id, f.what, f.trigger_id, f.kwargs,
     (extract(epoch from now() + make_interval(secs => $2::float8)) * 1000000)::bigint as leased_until_us,
-    t.some_started, f.pipeline_id
+    t.some_started, f.pipeline_id, t.is_old
 from taken t
 left join (
     select publication_id, 'task' as what, trigger_id, pipeline_id, kwargs from noted
@@ -76,5 +76,5 @@ left join (
     select publication_id, 'stale', trigger_id, pipeline_id, null from held where stale and not started
 ) f using (publication_id)
 union all
-select publication_id, 'left', null, null, 0, false, null from due, mode where not mode.acts
+select publication_id, 'left', null, null, 0, false, null, false from due, mode where not mode.acts
 order by publication_id, pipeline_id

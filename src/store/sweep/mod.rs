@@ -184,7 +184,7 @@ impl Sweeper {
         for mut taken in take_up(connection, &self.terms).await? {
             chaos::point("sweep_after_take_up");
             self.leave_started(&mut taken).await?;
-            let TakenUp { publication, stale, is_started } = taken;
+            let TakenUp { publication, stale, is_started, .. } = taken;
             if !stale.is_empty() {
                 self.leave_stale(connection, &publication, &stale).await?;
             }
@@ -223,7 +223,8 @@ impl Sweeper {
     /// Leaves out tasks that the result backend knows: the broker had them, though nobody lived to confirm it. One that was
     /// revoked expired in the queue, and is published again.
     async fn leave_started(&mut self, taken: &mut TakenUp) -> Result<(), SweepError> {
-        let Some(backend) = &mut self.results else { return Ok(()) };
+        // A young one has its guard: a backend that is down must not keep its tasks back.
+        let Some(backend) = self.results.as_mut().filter(|_| taken.is_old) else { return Ok(()) };
         let ids: Vec<Uuid> = taken.publication.tasks.iter().map(|task| task.trigger_id).collect();
         let known = results(backend, &ids).await?;
         let has_started = |id: Uuid| known.iter().any(|(known, result)| *known == id && *result != TaskResult::Revoked);

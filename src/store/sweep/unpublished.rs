@@ -95,7 +95,8 @@ async fn ask(connection: &Connection, terms: &LeaseTerms, entry: Option<Uuid>) -
             let expires = terms.expires(timestamp(row, 4)?);
             let publication = Publication { id, expires, publish_by: publish_by(asked_at, terms.lease), tasks: Vec::new() };
             let is_started = row.try_get(5).map_err(StoreError::Answer)?;
-            found.push(TakenUp { publication, stale: Vec::new(), is_started });
+            let is_old = row.try_get(7).map_err(StoreError::Answer)?;
+            found.push(TakenUp { publication, stale: Vec::new(), is_started, is_old });
         }
         if let (Some(what), Some(last)) = (what, found.last_mut()) {
             let trigger_id = row.try_get(2).map_err(StoreError::Answer)?;

@@ -97,6 +97,14 @@ impl<T: Tasks> Trial<T> {
         self.assert_offset_stands();
     }
 
+    /// Waits until something has been unpublished for longer than sweepers wait.
+    pub(super) async fn swept_over(&self) {
+        let waits =
+            "select count(*) from dispatcher.publications where enqueued_at is null and claimed_at < now() - interval '13 s'";
+        let database = &self.scene.database;
+        wait_until("an entry that is due", 60, async || Some(database.number(waits).await).filter(|count| *count > 0)).await;
+    }
+
     /// The offset has not moved since `struck`; then `heal` ends the fault, and everything is there soon.
     pub(super) async fn healed(&mut self, heal: impl AsyncFnOnce()) {
         self.assert_offset_stands();
