@@ -26,4 +26,5 @@ pub mod store;
 pub mod supervise;
 pub mod tasks;
 pub mod telemetry;
+pub mod trigger_ids;
 pub mod web;

@@ -9,6 +9,7 @@ use crate::config::{BatchConfig, Flush};
 use crate::intake::memory::{MemoryRecord, MemorySource, MemoryTopic};
 use crate::rules::{Rule, RuleSet};
 use crate::store::memory::{MemoryClaims, MemoryStore, PublicationState};
+use crate::tasks::Publication;
 
 const MANY: usize = WAITED_FOR + 1;
 

@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use super::StoreError;
 use super::database::Connection;
 use crate::config::Config;
-use crate::tasks::IdSpace;
+use crate::trigger_ids::IdSpace;
 
 /// What names a deployment: who decides, and where its tasks go.
 #[derive(Debug, Clone, PartialEq, Eq)]

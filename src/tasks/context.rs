@@ -15,9 +15,7 @@ use crate::chaos::{self, Bug};
 use crate::config::{Argument, CeleryConfig};
 use crate::intake::{Batch, Details, Signal};
 use crate::rules::{Candidate, Matches};
-
-/// Names our ids. A new one would make every signal new, so it never changes.
-const NAMESPACE: Uuid = Uuid::from_u128(0x7f3d_2c4e_51a8_5b0d_9a67_3c1e_84f0_d2b6);
+use crate::trigger_ids::{IdSpace, NAMESPACE};
 
 /// Characters of a reasoning that a task holds at most, so that many tickers do not make a task large.
 const MAX_REASONING_CHARS: usize = 1_000;
@@ -48,37 +46,6 @@ pub fn signal_id(topic: &str, batch: &Batch, signal: &Signal) -> String {
 /// The id of a signal that states none: made from its topic, its place there, and its time in milliseconds since 1970.
 pub fn id_of_place(topic: &str, partition: i32, offset: i64, time_ms: i64) -> String {
     Uuid::new_v5(&NAMESPACE, format!("{topic}|{partition}|{offset}|{time_ms}").as_bytes()).to_string()
-}
-
-/// The namespace of a deployment's trigger ids. Deployments on two topics that carry the same signal id start an execution each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IdSpace(Uuid);
-
-impl IdSpace {
-    /// The ids of the versions that knew no deployments.
-    pub const FORMER: Self = Self(NAMESPACE);
-
-    /// The ids of a topic: the same signal id on another topic is another signal. Not of a consumer group: a group that is made anew, or
-    /// renamed, reads the same signals again and must start nothing again.
-    pub fn of(topic: &str) -> Self {
-        Self(Uuid::new_v5(&NAMESPACE, topic.as_bytes()))
-    }
-
-    /// The trigger that a signal makes of a slot: always the same, so that a redelivered signal finds its own.
-    pub fn trigger_id(self, pipeline_id: Uuid, slot: &str, signal_id: &str) -> Uuid {
-        let mut name = Vec::with_capacity(24 + slot.len() + signal_id.len());
-        name.extend_from_slice(pipeline_id.as_bytes());
-        // The length keeps slot and signal apart, whatever characters they have.
-        name.extend_from_slice(&(slot.len() as u64).to_be_bytes());
-        name.extend_from_slice(slot.as_bytes());
-        name.extend_from_slice(signal_id.as_bytes());
-        Uuid::new_v5(&self.0, &name)
-    }
-}
-
-/// A trigger's id as the versions made it that knew no deployments.
-pub fn trigger_id(pipeline_id: Uuid, slot: &str, signal_id: &str) -> Uuid {
-    IdSpace::FORMER.trigger_id(pipeline_id, slot, signal_id)
 }
 
 /// What the candidate would be told. `slot` is empty for a whole pipeline.

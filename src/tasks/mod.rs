@@ -16,7 +16,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-pub use context::{IdSpace, Texts, TriggerText, id_of_place, signal_id, trigger_id, trigger_text};
+pub use crate::trigger_ids::{IdSpace, trigger_id};
+pub use context::{Texts, TriggerText, id_of_place, signal_id, trigger_text};
 
 /// A task to be published.
 #[derive(Debug, Clone, PartialEq)]

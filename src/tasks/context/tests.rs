@@ -11,6 +11,7 @@ use crate::clock;
 use crate::config::Scope;
 use crate::intake::Record;
 use crate::rules::{Rule, RuleSet};
+use crate::trigger_ids::trigger_id;
 
 const PIPELINE: Uuid = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
 const USER: &str = "5d2c1a6e-0000-4000-8000-000000000001";
