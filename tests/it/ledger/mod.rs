@@ -1,7 +1,9 @@
 //! The ledger by time: it keeps its promises across partitions, and does not grow for ever.
 
 mod borders;
+mod landed;
 mod prune;
+mod side_by_side;
 
 use std::time::Duration;
 
