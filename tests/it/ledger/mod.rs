@@ -4,6 +4,7 @@ mod borders;
 mod landed;
 mod prune;
 mod side_by_side;
+mod versions;
 
 use std::time::Duration;
 

@@ -256,7 +256,7 @@ async fn a_ledger_that_is_migrated_under_its_instances_loses_and_doubles_nothing
     // An old one begins a batch, and does not come to its end.
     let mut interrupted = world.old().await;
     let start = interrupted.open(&[1]).await[0];
-    let part = request(start, &[25], 28, PartitionCounts::default(), true);
+    let part = request(start, &[26], 28, PartitionCounts::default(), true);
     assert_eq!(interrupted.claim(&part).await.map(|won| won.len()), Some(1));
     // A new instance takes two partitions, each from another one, and a new sweeper joins.
     running.spawn(Arc::clone(&world).own(world.new(), vec![1, 2]));
