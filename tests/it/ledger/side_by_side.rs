@@ -13,6 +13,7 @@ use trigger_dispatcher::store::deployment::{DeploymentKey, register};
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
 use trigger_dispatcher::store::sweep::{LeaseTerms, take_up};
 use trigger_dispatcher::store::{ClaimRequest, Claims as _, Database, Verdict, migrate};
+use trigger_dispatcher::tasks::TriggerIds;
 use uuid::Uuid;
 
 use super::landed;
@@ -52,15 +53,23 @@ fn signal(partition: i32, offset: i64) -> (String, Uuid) {
 }
 
 /// Some records of a partition, as one batch up to `next_offset` or a part of it. The counts are of its records that are decided already.
-fn request(start: Start, offsets: &[i64], next_offset: i64, counts: PartitionCounts, goes_on: bool) -> ClaimRequest {
+fn request(
+    start: Start,
+    ids: TriggerIds,
+    offsets: &[i64],
+    next_offset: i64,
+    counts: PartitionCounts,
+    goes_on: bool,
+) -> ClaimRequest {
     let Start { partition, epoch, .. } = start;
     let first_offset = start.next_offset.unwrap_or(0);
     let consumed = next_offset - first_offset;
     let span = PartitionSpan { partition, epoch, first_offset, next_offset, consumed, invalid: 0, stale: 0 };
     let wanted = |offset: &i64| {
         let (signal, pipeline) = signal(partition, *offset);
-        // The only deployment of its database keeps the ids of before.
-        super::request(start, *offset, pipeline, &signal).wanted.remove(0)
+        let mut wanted = super::request(start, *offset, pipeline, &signal).wanted.remove(0);
+        wanted.text.trigger_id = ids.trigger_id(pipeline, "", &signal);
+        wanted
     };
     let mut wanted: Vec<_> = offsets.iter().map(wanted).collect();
     wanted.sort_by_key(|wanted| wanted.pipeline_id);
@@ -80,9 +89,10 @@ impl World {
         Claimer::Old(landed::Instance::start(&self.database, &self.key.group, &self.key.topic).await)
     }
 
-    fn new(&self) -> Claimer {
+    async fn new(&self) -> Claimer {
         let terms = ClaimTerms::new(&config("redis://unused/0", Some(&self.database)));
-        Claimer::New(Box::new(PostgresClaims::new(self.store.clone(), terms)))
+        let deployment = register(&self.store.connect().await.unwrap(), &self.key).await.unwrap();
+        Claimer::New(Box::new(PostgresClaims::new(self.store.clone(), terms)), deployment.ids)
     }
 
     /// Publishes as Redis does it. Most of the workers end their executions at once, and free the slots.
@@ -141,18 +151,18 @@ impl World {
 
     /// Decides one batch, some in two parts, and publishes it, unless the instance forgets to: then it is the sweepers' turn.
     async fn decide(&self, claimer: &mut Claimer, start: Start, to: i64, begun: &mut HashSet<(i32, i64)>) -> Option<()> {
-        let first = start.next_offset.unwrap_or(0);
+        let (first, ids) = (start.next_offset.unwrap_or(0), claimer.ids());
         let mut counts = PartitionCounts::default();
         let mut offsets: Vec<i64> = (first..to).collect();
         offsets.retain(|offset| !begun.contains(&(start.partition, *offset)));
         counts.triggered = (to - first) - offsets.len() as i64;
         if first % 2 == 1 && offsets.len() > 1 {
-            let part = request(start, &[offsets.remove(0)], to, PartitionCounts::default(), true);
+            let part = request(start, ids, &[offsets.remove(0)], to, PartitionCounts::default(), true);
             let won = self.claim(claimer, &part, first).await?;
             counts.triggered += won;
             counts.busy += 1 - won;
         }
-        self.claim(claimer, &request(start, &offsets, to, counts, false), first).await?;
+        self.claim(claimer, &request(start, ids, &offsets, to, counts, false), first).await?;
         Some(())
     }
 
@@ -176,12 +186,12 @@ impl World {
         let mut end = self.end.subscribe();
         let connection = match &sweeper {
             Claimer::Old(_) => None,
-            Claimer::New(_) => Some(self.store.connect().await.unwrap()),
+            Claimer::New(..) => Some(self.store.connect().await.unwrap()),
         };
         while !end.borrow().is_negative() {
             let found = match (&sweeper, &connection) {
                 (Claimer::Old(instance), _) => instance.take_up(0.0).await,
-                (Claimer::New(_), Some(connection)) => {
+                (Claimer::New(..), Some(connection)) => {
                     let deployment = register(connection, &self.key).await.unwrap();
                     let (lease, margin) = (Duration::from_secs(900), Duration::ZERO);
                     let terms = LeaseTerms { deployment, lease, margin, max_age: None, patience: Duration::ZERO };
@@ -189,7 +199,7 @@ impl World {
                     let taken = take_up(connection, &terms).await.unwrap();
                     taken.iter().map(|taken| (taken.publication.id, ids(&taken.publication.tasks))).collect()
                 }
-                (Claimer::New(_), None) => unreachable!(),
+                (Claimer::New(..), None) => unreachable!(),
             };
             for (entry, triggers) in found {
                 if !triggers.is_empty() {
@@ -206,14 +216,21 @@ impl World {
 /// An instance of either version.
 enum Claimer {
     Old(landed::Instance),
-    New(Box<PostgresClaims>),
+    New(Box<PostgresClaims>, TriggerIds),
 }
 
 impl Claimer {
+    fn ids(&self) -> TriggerIds {
+        match self {
+            Self::Old(_) => TriggerIds::FORMER,
+            Self::New(_, ids) => *ids,
+        }
+    }
+
     async fn open(&mut self, partitions: &[i32]) -> Vec<Start> {
         match self {
             Self::Old(instance) => instance.open(partitions).await,
-            Self::New(claims) => claims.open(partitions).await.unwrap(),
+            Self::New(claims, _) => claims.open(partitions).await.unwrap(),
         }
     }
 
@@ -221,14 +238,14 @@ impl Claimer {
     async fn begun(&mut self, partitions: &[i32]) -> HashSet<(i32, i64)> {
         match self {
             Self::Old(instance) => instance.begun(partitions).await,
-            Self::New(claims) => claims.begun(partitions).await.unwrap().into_iter().collect(),
+            Self::New(claims, _) => claims.begun(partitions).await.unwrap().into_iter().collect(),
         }
     }
 
     async fn claim(&mut self, request: &ClaimRequest) -> Option<Vec<Uuid>> {
         match self {
             Self::Old(instance) => instance.claim(request).await,
-            Self::New(claims) => match claims.claim(request).await.unwrap() {
+            Self::New(claims, _) => match claims.claim(request).await.unwrap() {
                 Verdict::Claimed(claimed) => {
                     Some(claimed.won.iter().map(|position| request.wanted[*position].text.trigger_id).collect())
                 }
@@ -256,23 +273,23 @@ async fn a_ledger_that_is_migrated_under_its_instances_loses_and_doubles_nothing
     // An old one begins a batch, and does not come to its end.
     let mut interrupted = world.old().await;
     let start = interrupted.open(&[1]).await[0];
-    let part = request(start, &[26], 28, PartitionCounts::default(), true);
+    let part = request(start, interrupted.ids(), &[26], 28, PartitionCounts::default(), true);
     assert_eq!(interrupted.claim(&part).await.map(|won| won.len()), Some(1));
     // A new instance takes two partitions, each from another one, and a new sweeper joins.
-    running.spawn(Arc::clone(&world).own(world.new(), vec![1, 2]));
-    running.spawn(Arc::clone(&world).sweep(world.new()));
+    running.spawn(Arc::clone(&world).own(world.new().await, vec![1, 2]));
+    running.spawn(Arc::clone(&world).sweep(world.new().await));
     world.decide_to(40).await;
     // Partitions go both ways: one that a new instance had goes to an old one, and the other way round.
     running.spawn(Arc::clone(&world).own(world.old().await, vec![2]));
-    running.spawn(Arc::clone(&world).own(world.new(), vec![0]));
+    running.spawn(Arc::clone(&world).own(world.new().await, vec![0]));
     world.decide_to(50).await;
     // The last old one leaves, and its sweeper too: what it has claimed is left to the new ones.
     old_sweeper.abort();
     let mut last = world.old().await;
     let start = last.open(&[2]).await[0];
-    let won = last.claim(&request(start, &[50, 51, 52], 53, PartitionCounts::default(), false)).await.unwrap();
+    let won = last.claim(&request(start, last.ids(), &[50, 51, 52], 53, PartitionCounts::default(), false)).await.unwrap();
     assert!(won.len() >= 2, "two signals are new");
-    running.spawn(Arc::clone(&world).own(world.new(), vec![2, 3]));
+    running.spawn(Arc::clone(&world).own(world.new().await, vec![2, 3]));
     world.decide_to(RECORDS).await;
     let waiting = "select count(*) from dispatcher.publications where enqueued_at is null and lapsed_at is null";
     wait_until("all confirmations", 60, async || Some(world.database.number(waiting).await).filter(|count| *count == 0)).await;
