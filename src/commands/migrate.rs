@@ -3,8 +3,8 @@
 
 use super::prune;
 use crate::config::Config;
-use crate::store::migrate::{KNOWN, allow, migrate};
 use crate::store::Database;
+use crate::store::migrate::{KNOWN, allow, migrate};
 
 /// Make or update the schema, or prepare it for an older program.
 #[derive(Debug, clap::Args)]
@@ -51,7 +51,10 @@ async fn go_back(database: &Database, version: usize) -> anyhow::Result<()> {
         return Ok(());
     }
     let removed: Vec<_> = removed.iter().map(ToString::to_string).collect();
-    println!("schema dispatcher: version {version} again, without {}; programs that know {version} can start", removed.join(", "));
+    println!(
+        "schema dispatcher: version {version} again, without {}; programs that know {version} can start",
+        removed.join(", ")
+    );
     println!("This program's `run` and `migrate` bring it forward again: start older programs only, or set AUTO_MIGRATE=false.");
     Ok(())
 }

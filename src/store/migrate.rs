@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 
-use self::versions::{Fit, Found, VERSIONS, Version, fit, too_old};
+use self::versions::{Found, Standing, VERSIONS, Version, standing, too_old};
 use super::catalog::columns;
 use super::database::Connection;
 use super::{Database, StoreError};
@@ -42,13 +42,13 @@ pub struct Migrated {
 /// PostgreSQL does not answer or refuses, or this program cannot work with the server or with the schema.
 pub async fn migrate(database: &Database) -> Result<Migrated, StoreError> {
     let connection = database.connect().await?;
-    let from = match standing(database, &connection).await? {
-        Fit::Older(version) => version,
-        Fit::Same => KNOWN,
-        Fit::NewerAndFit(version) => {
+    let from = match look(database, &connection).await? {
+        Standing::Older(version) => version,
+        Standing::Same => KNOWN,
+        Standing::Workable(version) => {
             return Ok(Migrated { from: version, to: version, notifying: Vec::new(), silent: Vec::new() });
         }
-        Fit::NewerAndUnfit(version) => return Err(too_new(database, version)),
+        Standing::Unworkable(version) => return Err(too_new(database, version)),
     };
     for (number, version) in (1..).zip(&VERSIONS).skip(from) {
         apply(&connection, number, version).await?;
@@ -94,10 +94,10 @@ async fn apply(connection: &Connection, number: usize, version: &Version) -> Res
 /// PostgreSQL does not answer or refuses, there is no schema, or a later version is not for such programs.
 pub async fn allow(database: &Database, version: usize) -> Result<Vec<usize>, StoreError> {
     let connection = database.connect().await?;
-    match standing(database, &connection).await? {
-        Fit::Older(0) => return Err(StoreError::Schema(format!("{}: there is none to go back from", database.schema()))),
-        Fit::NewerAndUnfit(version) => return Err(too_new(database, version)),
-        Fit::Older(_) | Fit::Same | Fit::NewerAndFit(_) => {}
+    match look(database, &connection).await? {
+        Standing::Older(0) => return Err(StoreError::Schema(format!("{}: there is none to go back from", database.schema()))),
+        Standing::Unworkable(version) => return Err(too_new(database, version)),
+        Standing::Older(_) | Standing::Same | Standing::Workable(_) => {}
     }
     connection.batch("begin; select pg_advisory_xact_lock(hashtext('trigger-dispatcher migrate'))").await?;
     let rows = connection.query(include_str!("sql/allow_version.sql"), &[&i32::try_from(version).unwrap_or(i32::MAX)]).await?;
@@ -116,7 +116,7 @@ pub async fn allow(database: &Database, version: usize) -> Result<Vec<usize>, St
 }
 
 /// Which schema there is, and what this program may do with it. Refuses a server that is too old.
-async fn standing(database: &Database, connection: &Connection) -> Result<Fit, StoreError> {
+async fn look(database: &Database, connection: &Connection) -> Result<Standing, StoreError> {
     let rows = connection.query("select current_setting('server_version_num')::int", &[]).await?;
     let number: i32 = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(StoreError::Answer)?;
     if let Some(name) = too_old(number) {
@@ -125,7 +125,7 @@ async fn standing(database: &Database, connection: &Connection) -> Result<Fit, S
             database.address()
         )));
     }
-    Ok(fit(found(connection).await?, KNOWN))
+    Ok(standing(found(connection).await?, KNOWN))
 }
 
 fn too_new(database: &Database, version: usize) -> StoreError {
@@ -161,11 +161,11 @@ async fn found(connection: &Connection) -> Result<Option<Found>, StoreError> {
 /// Or PostgreSQL does not answer.
 pub async fn check(database: &Database) -> Result<usize, StoreError> {
     let connection = database.connect().await?;
-    match standing(database, &connection).await? {
-        Fit::Same => Ok(KNOWN),
-        Fit::NewerAndFit(version) => Ok(version),
-        Fit::NewerAndUnfit(version) => Err(too_new(database, version)),
-        Fit::Older(version) => Err(StoreError::Schema(format!(
+    match look(database, &connection).await? {
+        Standing::Same => Ok(KNOWN),
+        Standing::Workable(version) => Ok(version),
+        Standing::Unworkable(version) => Err(too_new(database, version)),
+        Standing::Older(version) => Err(StoreError::Schema(format!(
             "{} has version {version}, this program needs {KNOWN}: run `trigger-dispatcher migrate`",
             database.schema()
         ))),

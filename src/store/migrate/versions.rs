@@ -33,25 +33,25 @@ pub(super) struct Found {
 
 /// What this program may do with a schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fit {
+pub(super) enum Standing {
     /// Migrate it first, from this version.
     Older(usize),
     /// Work with it.
     Same,
-    /// Work with it, and leave it as it is.
-    NewerAndFit(usize),
-    /// Nothing.
-    NewerAndUnfit(usize),
+    /// Work with it, though it is newer, and leave it as it is.
+    Workable(usize),
+    /// Nothing: it is newer.
+    Unworkable(usize),
 }
 
 /// What a program that knows version `known` may do with the schema.
-pub(super) fn fit(found: Option<Found>, known: usize) -> Fit {
+pub(super) fn standing(found: Option<Found>, known: usize) -> Standing {
     match found {
-        None => Fit::Older(0),
-        Some(Found { version, .. }) if version < known => Fit::Older(version),
-        Some(Found { version, .. }) if version == known => Fit::Same,
-        Some(Found { version, works_with }) if works_with <= known => Fit::NewerAndFit(version),
-        Some(Found { version, .. }) => Fit::NewerAndUnfit(version),
+        None => Standing::Older(0),
+        Some(Found { version, .. }) if version < known => Standing::Older(version),
+        Some(Found { version, .. }) if version == known => Standing::Same,
+        Some(Found { version, works_with }) if works_with <= known => Standing::Workable(version),
+        Some(Found { version, .. }) => Standing::Unworkable(version),
     }
 }
 
@@ -71,15 +71,15 @@ mod tests {
     fn a_newer_schema_is_worked_with_only_if_it_says_so() {
         let found = |version, works_with| Some(Found { version, works_with });
         for (found, expected) in [
-            (None, Fit::Older(0)),
-            (found(3, 3), Fit::Older(3)),
-            (found(4, 4), Fit::Same),
-            (found(5, 4), Fit::NewerAndFit(5)),
-            (found(9, 2), Fit::NewerAndFit(9)),
-            (found(5, 5), Fit::NewerAndUnfit(5)),
-            (found(9, 7), Fit::NewerAndUnfit(9)),
+            (None, Standing::Older(0)),
+            (found(3, 3), Standing::Older(3)),
+            (found(4, 4), Standing::Same),
+            (found(5, 4), Standing::Workable(5)),
+            (found(9, 2), Standing::Workable(9)),
+            (found(5, 5), Standing::Unworkable(5)),
+            (found(9, 7), Standing::Unworkable(9)),
         ] {
-            assert_eq!(fit(found, 4), expected, "{found:?}");
+            assert_eq!(standing(found, 4), expected, "{found:?}");
         }
     }
 

@@ -82,14 +82,20 @@ impl World {
         landed::migrate(&database).await;
         let config = config("redis://unused/0", Some(&database));
         let key = DeploymentKey::new(&config);
-        Arc::new(Self { store: Database::new(&config.postgres), database, key, broker: Mutex::default(), end: watch::Sender::new(0) })
+        Arc::new(Self {
+            store: Database::new(&config.postgres),
+            database,
+            key,
+            broker: Mutex::default(),
+            end: watch::Sender::new(0),
+        })
     }
 
-    async fn old(&self) -> Claimer {
+    async fn old_instance(&self) -> Claimer {
         Claimer::Old(landed::Instance::start(&self.database, &self.key.group, &self.key.topic).await)
     }
 
-    async fn new(&self) -> Claimer {
+    async fn new_instance(&self) -> Claimer {
         let terms = ClaimTerms::new(&config("redis://unused/0", Some(&self.database)));
         let deployment = register(&self.store.connect().await.unwrap(), &self.key).await.unwrap();
         Claimer::New(Box::new(PostgresClaims::new(self.store.clone(), terms)), deployment.ids)
@@ -124,7 +130,8 @@ impl World {
     async fn decide_to(&self, offset: i64) {
         self.end.send_replace(offset);
         let all = offset * i64::from(PARTITIONS);
-        wait_until(&format!("{all} decided records"), 60, async || Some(self.consumed().await).filter(|count| *count == all)).await;
+        wait_until(&format!("{all} decided records"), 60, async || Some(self.consumed().await).filter(|count| *count == all))
+            .await;
     }
 
     /// An instance that owns partitions until others have taken all of them.
@@ -261,35 +268,35 @@ async fn a_ledger_that_is_migrated_under_its_instances_loses_and_doubles_nothing
     let world = World::create().await;
     let mut running = JoinSet::new();
     // Before: two instances with their sweepers.
-    running.spawn(Arc::clone(&world).own(world.old().await, vec![0, 1]));
-    running.spawn(Arc::clone(&world).own(world.old().await, vec![2, 3]));
+    running.spawn(Arc::clone(&world).own(world.old_instance().await, vec![0, 1]));
+    running.spawn(Arc::clone(&world).own(world.old_instance().await, vec![2, 3]));
     world.decide_to(15).await;
-    let old_sweeper = running.spawn(Arc::clone(&world).sweep(world.old().await));
+    let old_sweeper = running.spawn(Arc::clone(&world).sweep(world.old_instance().await));
     // The migration, while they go on.
     world.end.send_replace(25);
     let migrated = migrate::migrate(&world.store).await.unwrap();
     assert_eq!((migrated.from, migrated.to), (3, 4));
     world.decide_to(25).await;
     // An old one begins a batch, and does not come to its end.
-    let mut interrupted = world.old().await;
+    let mut interrupted = world.old_instance().await;
     let start = interrupted.open(&[1]).await[0];
     let part = request(start, interrupted.ids(), &[26], 28, PartitionCounts::default(), true);
     assert_eq!(interrupted.claim(&part).await.map(|won| won.len()), Some(1));
     // A new instance takes two partitions, each from another one, and a new sweeper joins.
-    running.spawn(Arc::clone(&world).own(world.new().await, vec![1, 2]));
-    running.spawn(Arc::clone(&world).sweep(world.new().await));
+    running.spawn(Arc::clone(&world).own(world.new_instance().await, vec![1, 2]));
+    running.spawn(Arc::clone(&world).sweep(world.new_instance().await));
     world.decide_to(40).await;
     // Partitions go both ways: one that a new instance had goes to an old one, and the other way round.
-    running.spawn(Arc::clone(&world).own(world.old().await, vec![2]));
-    running.spawn(Arc::clone(&world).own(world.new().await, vec![0]));
+    running.spawn(Arc::clone(&world).own(world.old_instance().await, vec![2]));
+    running.spawn(Arc::clone(&world).own(world.new_instance().await, vec![0]));
     world.decide_to(50).await;
     // The last old one leaves, and its sweeper too: what it has claimed is left to the new ones.
     old_sweeper.abort();
-    let mut last = world.old().await;
+    let mut last = world.old_instance().await;
     let start = last.open(&[2]).await[0];
     let won = last.claim(&request(start, last.ids(), &[50, 51, 52], 53, PartitionCounts::default(), false)).await.unwrap();
     assert!(won.len() >= 2, "two signals are new");
-    running.spawn(Arc::clone(&world).own(world.new().await, vec![2, 3]));
+    running.spawn(Arc::clone(&world).own(world.new_instance().await, vec![2, 3]));
     world.decide_to(RECORDS).await;
     let waiting = "select count(*) from dispatcher.publications where enqueued_at is null and lapsed_at is null";
     wait_until("all confirmations", 60, async || Some(world.database.number(waiting).await).filter(|count| *count == 0)).await;

@@ -25,7 +25,8 @@ pub(super) async fn migrate(database: &TestDatabase) {
         )
         .await;
     for (number, sql) in (1..).zip(FIRST) {
-        let sql = format!("do $migrate$ begin {sql} insert into dispatcher.schema_versions (version) values ({number}); end $migrate$");
+        let sql =
+            format!("do $migrate$ begin {sql} insert into dispatcher.schema_versions (version) values ({number}); end $migrate$");
         database.run(&sql).await;
     }
 }
@@ -74,9 +75,7 @@ impl Instance {
 
     async fn try_to_claim(&self, request: &ClaimRequest) -> Result<Option<Vec<Uuid>>, tokio_postgres::Error> {
         let (spans, wanted) = (&request.spans, &request.wanted);
-        let numbers = |of: fn(&PartitionSpan) -> i64| -> Vec<i64> {
-            spans.iter().map(|(span, _)| of(span)).collect()
-        };
+        let numbers = |of: fn(&PartitionSpan) -> i64| -> Vec<i64> { spans.iter().map(|(span, _)| of(span)).collect() };
         let counts = |of: fn(&PartitionCounts) -> i64| -> Vec<i64> { spans.iter().map(|(_, counts)| of(counts)).collect() };
         let texts = |of: fn(&Wanted) -> &str| -> Vec<&str> { wanted.iter().map(of).collect() };
         let ids: Vec<Uuid> = wanted.iter().map(|wanted| wanted.text.trigger_id).collect();
