@@ -12,7 +12,7 @@ use crate::retry::{Backoff, until_done};
 use crate::store::deployment::{Deployment, DeploymentKey, register};
 use crate::store::postgres::{ClaimTerms, PostgresClaims};
 use crate::store::refresh::Refresher;
-use crate::store::sweep::Sweeper;
+use crate::store::sweep::{LeaseTerms, Sweeper};
 use crate::store::upkeep::Upkeep;
 use crate::store::{Database, StoreError, migrate};
 use crate::supervise::{Task, alone, within_grace};
@@ -32,6 +32,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     // Everything that can be wrong without asking a server is told before the first server is asked.
     let queue = queue(&config)?;
     let outbox = (self::queue(&config)?, results(&config)?);
+    let terms = ClaimTerms::new(&config);
     let listener = web::bind(config.process.http_address).await?;
     tracing::info!(
         event = "starting",
@@ -42,7 +43,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 
     let http = Task::start("http", &stop, web::serve(listener, Arc::clone(&metrics), stop.clone()));
     let all = async {
-        let flow = flow(&config, database, queue, outbox, metrics, &stop).await;
+        let flow = flow(&config, database, terms, queue, outbox, metrics, &stop).await;
         stop.cancel();
         flow.and(http.join().await)
     };
@@ -55,6 +56,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
 async fn flow(
     config: &Config,
     database: Database,
+    terms: ClaimTerms,
     queue: Queue,
     (sweepers_queue, results): (Queue, Option<RedisLink>),
     metrics: Arc<Metrics>,
@@ -72,13 +74,14 @@ async fn flow(
     let Ok(()) = loaded else { return Ok(()) };
     // Only now join the group: an instance without rules would call every signal unmatched.
     let ids = deployment.ids;
+    let lease_terms = LeaseTerms::new(deployment, &config.trigger, terms.evidence.clone());
     let sweeper =
-        Sweeper::new(database.clone(), sweepers_queue, results, deployment, config.trigger.clone(), Arc::clone(&metrics));
+        Sweeper::new(database.clone(), sweepers_queue, results, lease_terms, config.trigger.clone(), Arc::clone(&metrics));
     let upkeep = Upkeep::new(database.clone(), config.ledger);
     let source = KafkaSource::connect(&config.kafka, &config.batch, config.trigger.max_signal_age, config.process.stall)?;
     let mut dispatcher = Dispatcher {
         source,
-        claims: PostgresClaims::new(database, ClaimTerms::new(config)),
+        claims: PostgresClaims::new(database, terms),
         queue,
         rules: refresher.rules(),
         terms: Terms {

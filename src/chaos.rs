@@ -51,11 +51,13 @@ pub enum Bug {
     SweepOfOthers,
     /// A result frees the slot whichever attempt it is of.
     ResultById,
+    /// Records that another member of the group has decided are decided again.
+    CommittedIgnored,
 }
 
 impl Bug {
     /// Every bug, with its name.
-    pub const ALL: [(&'static str, Self); 11] = [
+    pub const ALL: [(&'static str, Self); 12] = [
         ("commit_before_publish", Self::CommitBeforePublish),
         ("publish_error_swallowed", Self::PublishErrorSwallowed),
         ("no_conflict_key", Self::NoConflictKey),
@@ -67,6 +69,7 @@ impl Bug {
         ("old_expires", Self::OldExpires),
         ("sweep_of_others", Self::SweepOfOthers),
         ("result_by_id", Self::ResultById),
+        ("committed_ignored", Self::CommittedIgnored),
     ];
 }
 

@@ -25,11 +25,11 @@ use self::pass::{Begun, Pass};
 use crate::chaos::{self, Bug};
 use crate::clock;
 use crate::config::{CeleryConfig, Scope};
-use crate::intake::{Arrival, Batch, Rejected, Source};
+use crate::intake::{Arrival, Batch, Position, Rejected, Source};
 use crate::retry::{Backoff, Stopped, until_done};
 use crate::store::refresh::SharedRules;
 use crate::store::{ClaimRequest, Claimed, Claims, Renewal, Verdict, Wanted};
-use crate::tasks::{Publication, Task, TaskQueue, TriggerIds, publish_by};
+use crate::tasks::{IdSpace, Publication, Task, TaskQueue, publish_by};
 use crate::telemetry::{Events, Metrics};
 
 /// How long confirmations wait for a claim to ride on before they are written by themselves.
@@ -47,7 +47,7 @@ pub struct Terms {
     /// The topic, for ids of signals that state none.
     pub topic: String,
     /// What the trigger ids are made in.
-    pub ids: TriggerIds,
+    pub ids: IdSpace,
     /// What a slot is.
     pub scope: Scope,
     /// How long a claim holds.
@@ -202,6 +202,7 @@ impl<S: Source, C: Claims> Deciding<S, C> {
                     self.backlog.clear();
                     self.start(&partitions).await
                 }
+                Some(Event::Arrival(Arrival::Positioned(positions))) => self.position(&positions).await,
                 Some(Event::Arrival(Arrival::Batch(batch))) => self.receive(batch).await,
                 Some(Event::Arrival(Arrival::Stalled)) => return Err(Stalled),
                 Some(Event::Arrival(Arrival::Ended)) => break,
@@ -245,6 +246,22 @@ impl<S: Source, C: Claims> Deciding<S, C> {
         chaos::point("after_open");
         let Self { source, waits, stop, .. } = self;
         until_done(&mut waits.start, stop, async || source.start(&starts).await).await
+    }
+
+    /// Has it stored where partitions are read from, before the first of their records is decided.
+    async fn position(&mut self, positions: &[Position]) -> Result<(), Stopped> {
+        let Self { claims, waits, stop, .. } = self;
+        let ours = until_done(&mut waits.open, stop, async || claims.position(positions).await).await?;
+        for position in positions.iter().filter(|position| ours.contains(&position.partition)) {
+            self.events.positioned(position);
+        }
+        if ours.len() < positions.len() {
+            // A newer epoch is in force, maybe our own: an opening whose answer was lost came late. Without this nobody would store where a
+            // quiet partition goes on.
+            let Self { source, waits, stop, .. } = self;
+            until_done(&mut waits.reopen, stop, async || source.reopen().await).await?;
+        }
+        Ok(())
     }
 
     /// Asks which records lead triggers though no offset has passed them.

@@ -192,7 +192,7 @@ pub(crate) fn celery() -> CeleryConfig {
 
 /// What all slots of a batch would be told.
 pub(crate) fn tasks(celery: &CeleryConfig, batch: &Batch, matches: &Matches) -> Vec<Task> {
-    let text = |candidate| trigger_text(celery, "signals", batch, &matches.rules, candidate, "");
+    let text = |candidate| trigger_text(celery, "signals", batch, matches, candidate, "");
     matches.candidates.iter().map(text).map(|text| Task { trigger_id: text.trigger_id, kwargs: text.kwargs }).collect()
 }
 

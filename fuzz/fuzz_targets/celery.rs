@@ -38,9 +38,12 @@ fuzz_target!(|payload: &[u8]| {
     let matches = rules.match_batch(&batch, Scope::Pipeline, &HashSet::new());
     assert_eq!(matches.candidates.len(), 1);
     let config = config();
-    let text = trigger_text(&config.celery, "topic", &batch, &rules, &matches.candidates[0], "");
+    let text = trigger_text(&config.celery, "topic", &batch, &matches, &matches.candidates[0], "");
     let kwargs: Value = serde_json::from_str(&text.kwargs).expect("arguments are JSON");
     assert_eq!(kwargs["execution_id"], text.trigger_id.to_string());
+    let context = &kwargs["signal_context"];
+    let entries = context["signals"].as_array().expect("signals are a list");
+    assert!(entries.iter().map(|entry| &entry["ticker"]).eq(context["tickers"].as_array().expect("tickers are a list")));
     let task = Task { trigger_id: text.trigger_id, kwargs: text.kwargs };
     let messages = Encoder::new(&config.celery).redis_messages([&task], jiff::Timestamp::UNIX_EPOCH);
     let message: Value = serde_json::from_str(&messages[0]).expect("a message is JSON");

@@ -10,6 +10,7 @@ mod queue;
 mod record;
 #[cfg(test)]
 mod tests;
+mod topic_id;
 
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ use rdkafka::message::BorrowedMessage;
 
 use self::queue::{Array, Queue};
 pub use self::record::Record;
+use self::topic_id::Asked;
+pub use self::topic_id::{TopicId, topic_id};
 
 /// The most records that one [`BatchConsumer::take`] gives. More would not stay in the processor's cache until they are
 /// read, and given back.
@@ -28,6 +31,7 @@ pub const MOST: usize = 1_000;
 /// A consumer whose partitions' records are taken many at a time.
 pub struct BatchConsumer<C: ConsumerContext = DefaultConsumerContext> {
     // Dropped in this order: no queue outlives its consumer.
+    asked: Option<Asked>,
     partitions: Vec<Queue>,
     queue: Queue,
     array: Array,
@@ -38,7 +42,7 @@ impl<C: ConsumerContext> BatchConsumer<C> {
     /// Takes a consumer over, before it has partitions.
     pub fn new(consumer: BaseConsumer<C>) -> KafkaResult<Self> {
         let queue = Queue::new(consumer.client()).ok_or_else(|| KafkaError::ClientCreation("no queue".to_owned()))?;
-        Ok(Self { partitions: Vec::new(), queue, array: Array::new(MOST), consumer })
+        Ok(Self { asked: None, partitions: Vec::new(), queue, array: Array::new(MOST), consumer })
     }
 
     /// The consumer, for all but its records. Its own `assign` with partitions in it would let their records come from `poll`,
@@ -71,6 +75,20 @@ impl<C: ConsumerContext> BatchConsumer<C> {
         // A partition that was read before may have been stopped late, after `assign`.
         self.forward();
         self.consumer.poll(patience)
+    }
+
+    /// Asks Kafka for a topic's id, without waiting: [`BatchConsumer::answer`] has it later.
+    pub fn ask(&mut self, topic: &str, patience: Duration) {
+        self.asked = Asked::new(self.consumer.client(), topic, patience);
+    }
+
+    /// The answer to the last question. It is given once; without a question it is unknown.
+    pub fn answer(&mut self, patience: Duration) -> TopicId {
+        let answer = self.asked.as_ref().map_or(TopicId::Unknown, |asked| asked.answer(patience));
+        if answer != TopicId::NotYet {
+            self.asked = None;
+        }
+        answer
     }
 
     /// Waits for a record, and lends it with all others that are there, up to [`MOST`], one by one. Returns how many there were.

@@ -31,6 +31,11 @@ impl Queue {
         NonNull::new(unsafe { bindings::rd_kafka_queue_get_partition(client.native_ptr(), topic.as_ptr(), partition) }).map(Self)
     }
 
+    /// For calls of librdkafka. The pointer is good as long as the queue.
+    pub(crate) fn as_ptr(&self) -> *mut bindings::rd_kafka_queue_t {
+        self.0.as_ptr()
+    }
+
     /// Sends what is in the queue, and what will be, to another one; or keeps it.
     pub(crate) fn forward(&self, to: Option<&Self>) {
         let to = to.map_or_else(ptr::null_mut, |to| to.0.as_ptr());

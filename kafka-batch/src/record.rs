@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::slice;
 
-use rdkafka::bindings::{self, rd_kafka_resp_err_t};
+use rdkafka::bindings::{self, rd_kafka_resp_err_t, rd_kafka_timestamp_type_t};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// A record of a partition, or an error that takes its place.
@@ -21,8 +21,8 @@ impl<'a> Record<'a> {
         Self { message: *message, lent: PhantomData }
     }
 
-    /// The error that came instead of a record, as `BaseConsumer::poll` would give it. All but the partition is to be left alone
-    /// then.
+    /// The error that came instead of a record, as `BaseConsumer::poll` would give it. All but the partition and, of an
+    /// error about fetched data, the offset is to be left alone then.
     pub fn error(&self) -> Option<KafkaError> {
         // Read as a number: a broker may send a code that the enumeration of the bindings does not have.
         // SAFETY: the message lives (see `new`), and the field is as wide as the number.
@@ -41,7 +41,7 @@ impl<'a> Record<'a> {
         unsafe { (*self.message.as_ptr()).partition }
     }
 
-    /// The offset there.
+    /// The offset there. Of an error about fetched data: the offset of the data that cannot be read.
     pub fn offset(&self) -> i64 {
         // SAFETY: the message lives (see `new`).
         unsafe { (*self.message.as_ptr()).offset }
@@ -49,9 +49,15 @@ impl<'a> Record<'a> {
 
     /// Its time, in milliseconds since 1970; `None` when it has none.
     pub fn timestamp_ms(&self) -> Option<i64> {
-        // SAFETY: the message lives (see `new`), and the type is not asked for.
-        let time = unsafe { bindings::rd_kafka_message_timestamp(self.message.as_ptr(), ptr::null_mut()) };
-        (time != -1).then_some(time)
+        self.time().0
+    }
+
+    /// Its time, and whether that is the broker's (`LogAppendTime`), not the producer's.
+    pub fn time(&self) -> (Option<i64>, bool) {
+        let mut kind = rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message lives (see `new`), and the type has its place.
+        let time = unsafe { bindings::rd_kafka_message_timestamp(self.message.as_ptr(), &raw mut kind) };
+        ((time != -1).then_some(time), kind == rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME)
     }
 
     /// The key.

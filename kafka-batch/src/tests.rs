@@ -257,3 +257,20 @@ fn a_consumer_may_end_with_records_in_its_queue() {
     // And without any.
     drop(kafka.batch());
 }
+
+/// The mock has no ids of topics, as old brokers have none: tests of the service ask a real one.
+#[test]
+fn a_topic_id_that_kafka_does_not_tell_is_unknown_and_the_question_may_be_given_up() {
+    let kafka = Kafka::new(1);
+    let mut consumer = kafka.batch();
+    assert_eq!(consumer.answer(Duration::ZERO), TopicId::Unknown, "nothing was asked");
+    for topic in ["no-such-topic", TOPIC] {
+        consumer.ask(topic, Duration::from_secs(1));
+        assert_eq!(consumer.answer(PATIENCE), TopicId::Unknown, "{topic}");
+    }
+    assert_eq!(topic_id(consumer.consumer().client(), TOPIC, Duration::from_secs(1)), None);
+    // The answer comes to nobody.
+    consumer.ask(TOPIC, PATIENCE);
+    consumer.ask(TOPIC, PATIENCE);
+    drop(consumer);
+}

@@ -22,7 +22,7 @@ pub use kafka::{KafkaConfig, OffsetReset};
 pub use ledger::{Days, LedgerConfig};
 pub use postgres::{PostgresConfig, SslMode};
 pub use process::{LogFormat, ProcessConfig};
-pub use trigger::{Scope, TriggerConfig, WorkerGuard};
+pub use trigger::{Scope, TriggerConfig, TriggerIds, WorkerGuard};
 pub use variables::{VARIABLES, Variable, env_example, help};
 
 /// The whole configuration of `trigger-dispatcher run`.

@@ -155,6 +155,7 @@ mod limits {
             ("AUTO_MIGRATE", &["true", "false", "False"]),
             ("TRIGGER_SCOPE", &["pipeline", "ticker", "Ticker"]),
             ("TRIGGER_WORKER_GUARD", &["auto", "yes", "no", "Auto"]),
+            ("EXECUTIONS_HAVE_TRIGGER_IDS", &["auto", "yes", "no", "Auto"]),
             ("LOG_FORMAT", &["json", "text", "TEXT"]),
         ] {
             for word in words {
@@ -183,6 +184,17 @@ mod limits {
         assert_eq!(read(&[("HTTP_ADDRESS", "[::]:80")]).process.http_address.port(), 80);
         for bad in ["8080", "localhost:8080", ":8080", "127.0.0.1"] {
             assert_eq!(refused(&[("HTTP_ADDRESS", bad)]), ["HTTP_ADDRESS"], "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_time_zone_looks_like_the_name_of_one_and_is_not_repeated() {
+        for good in ["UTC", "utc", "Asia/Tokyo", "America/Argentina/Buenos_Aires", "Etc/GMT+9"] {
+            assert_eq!(read(&[("EXECUTIONS_TIME_ZONE", good)]).trigger.executions_time_zone, good);
+        }
+        for bad in ["+09:00", "Asia/Tokyo'; drop table executions", "7", "Zürich", "/etc/localtime", &"a".repeat(65)] {
+            let problems = Config::read(&environment(&[("EXECUTIONS_TIME_ZONE", bad)])).unwrap_err().to_string();
+            assert!(problems.starts_with("EXECUTIONS_TIME_ZONE: ") && !problems.contains(bad), "{problems}");
         }
     }
 
@@ -445,7 +457,7 @@ mod problems {
     use super::*;
 
     /// A wrong value for each variable that can be wrong.
-    const WRONG: [(&str, &str); 32] = [
+    const WRONG: [(&str, &str); 34] = [
         ("KAFKA_SIGNAL_TOPIC", "a b"),
         ("KAFKA_AUTO_OFFSET_RESET", "x"),
         ("KAFKA_DEAD_LETTER_TOPIC", "a b"),
@@ -474,6 +486,8 @@ mod problems {
         ("MAX_SIGNAL_AGE_SECONDS", "x"),
         ("CACHE_REFRESH_INTERVAL_SECONDS", "x"),
         ("EXECUTION_ACTIVE_STATUSES", "error"),
+        ("EXECUTIONS_TIME_ZONE", "7"),
+        ("EXECUTIONS_HAVE_TRIGGER_IDS", "x"),
         ("LOG_LEVEL", "=,x=loud"),
         ("HTTP_ADDRESS", "x"),
         ("SHUTDOWN_GRACE_SECONDS", "x"),
@@ -688,7 +702,8 @@ mod list_of_variables {
                 "CELERY_TASK_EXTRA_KWARGS" | "CELERY_TASK_HEADERS" => r#"{"a": 1}"#,
                 "CELERY_PRIORITY_STEPS" => "0",
                 "TRIGGER_SCOPE" => "ticker",
-                "TRIGGER_WORKER_GUARD" => "yes",
+                "TRIGGER_WORKER_GUARD" | "EXECUTIONS_HAVE_TRIGGER_IDS" => "yes",
+                "EXECUTIONS_TIME_ZONE" => "Asia/Tokyo",
                 "LOG_FORMAT" => "text",
                 "LOG_LEVEL" => "warn",
                 "HTTP_ADDRESS" => "127.0.0.1:7",

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use super::environment::{Reader, shape};
 
+/// No zone's name is longer.
+const MOST_ZONE_BYTES: usize = 64;
+
 /// What may have one execution in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -17,7 +20,18 @@ pub enum Scope {
 /// Whether workers let one start happen for each task, so that enqueueing one again is harmless.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerGuard {
-    /// As soon as `dispatcher.starts` has a row.
+    /// As the newest triggers show it in `dispatcher.starts`.
+    Auto,
+    /// They do.
+    Yes,
+    /// They do not.
+    No,
+}
+
+/// Whether workers give their rows in `executions` the ids of our triggers. Where they do, other rows are somebody else's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TriggerIds {
+    /// As the newest triggers show it.
     Auto,
     /// They do.
     Yes,
@@ -48,6 +62,10 @@ pub struct TriggerConfig {
     pub active_statuses: BTreeSet<String>,
     /// Statuses, in lower case, of an execution that is over. Any other status counts as active.
     pub over_statuses: BTreeSet<String>,
+    /// The zone of the times in `executions.created_at`, where the column has none.
+    pub executions_time_zone: String,
+    /// Whether executions have the ids of our triggers.
+    pub trigger_ids: TriggerIds,
 }
 
 impl TriggerConfig {
@@ -72,6 +90,11 @@ impl TriggerConfig {
             .choice("TRIGGER_WORKER_GUARD", &[("auto", WorkerGuard::Auto), ("yes", WorkerGuard::Yes), ("no", WorkerGuard::No)]);
         let max_signal_age = reader.seconds("MAX_SIGNAL_AGE_SECONDS", 0.0, 1e9);
         let refresh_interval = reader.seconds("CACHE_REFRESH_INTERVAL_SECONDS", 0.1, 86_400.0);
+        let executions_time_zone = time_zone(reader);
+        let trigger_ids = reader.choice(
+            "EXECUTIONS_HAVE_TRIGGER_IDS",
+            &[("auto", TriggerIds::Auto), ("yes", TriggerIds::Yes), ("no", TriggerIds::No)],
+        );
         let active_statuses = statuses(reader.required("EXECUTION_ACTIVE_STATUSES")?);
         let mut over_statuses = statuses(reader.required("EXECUTION_OVER_STATUSES")?);
         let both = active_statuses.intersection(&over_statuses);
@@ -96,10 +119,25 @@ impl TriggerConfig {
             refresh_interval: refresh_interval?,
             active_statuses,
             over_statuses,
+            executions_time_zone: executions_time_zone?,
+            trigger_ids: trigger_ids?,
         })
     }
 }
 
 fn statuses(list: &str) -> BTreeSet<String> {
     list.split(',').map(|status| status.trim().to_lowercase()).filter(|status| !status.is_empty()).collect()
+}
+
+/// A text that looks like a zone's name; whether PostgreSQL knows the zone is seen when it is asked.
+fn time_zone(reader: &mut Reader<'_>) -> Option<String> {
+    let zone = reader.required("EXECUTIONS_TIME_ZONE")?;
+    let is_name = zone.len() <= MOST_ZONE_BYTES
+        && zone.starts_with(|first: char| first.is_ascii_alphabetic())
+        && zone.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_/+-".contains(&byte));
+    if !is_name {
+        let got = shape(zone);
+        reader.problem("EXECUTIONS_TIME_ZONE", format!("expected the name of a time zone such as UTC or Asia/Tokyo, got {got}"));
+    }
+    is_name.then(|| zone.to_owned())
 }

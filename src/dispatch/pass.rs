@@ -76,10 +76,10 @@ impl Pass {
 
     fn wanted(&self, terms: &Terms) -> Vec<Wanted> {
         let Self { batch, matches, .. } = self;
-        let mut texts = Texts::new(&terms.celery, &terms.topic, terms.ids, batch, &matches.rules);
+        let mut texts = Texts::new(&terms.celery, &terms.topic, terms.ids, batch, matches);
         let mut wanted = |candidate: &Candidate| {
             let signal = &batch.signals()[candidate.signal as usize];
-            let ticker = if candidate.ticker == WHOLE { "" } else { batch.text(batch.mention(candidate.mentions[0]).ticker) };
+            let ticker = if candidate.ticker == WHOLE { "" } else { batch.text(batch.mention(candidate.first).ticker) };
             Wanted {
                 text: texts.text(candidate, ticker),
                 pipeline_id: matches.rules.pipeline_id(candidate.pipeline),

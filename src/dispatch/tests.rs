@@ -56,7 +56,7 @@ impl Scene {
             rules: Arc::new(ArcSwap::from_pointee(RuleSet::new((0..=MANY).map(rule).collect()))),
             terms: Terms {
                 topic: "signals".to_owned(),
-                ids: TriggerIds::FORMER,
+                ids: IdSpace::FORMER,
                 scope: Scope::Pipeline,
                 lease: Duration::from_secs(900),
                 margin: Duration::ZERO,

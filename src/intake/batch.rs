@@ -145,6 +145,12 @@ impl Batch {
         }
     }
 
+    /// Covers a record that was decided before: its offset passes, and nothing is counted.
+    pub fn pass_over(&mut self, partition: i32, epoch: i64, offset: i64, now: Instant) {
+        self.oldest.get_or_insert(now);
+        self.offsets.cover(partition, epoch, offset);
+    }
+
     fn reject(&mut self, record: &Record<'_>, reason: Reason) {
         self.offsets.record_invalid(record.partition);
         self.rejected_bytes += record.payload.map_or(0, <[u8]>::len);
@@ -152,6 +158,7 @@ impl Batch {
             reason,
             partition: record.partition,
             offset: record.offset,
+            time_ms: record.time_ms,
             key: record.key.map(<[u8]>::to_vec),
             payload: record.payload.map(<[u8]>::to_vec),
             headers: (record.headers)(),
@@ -176,6 +183,13 @@ impl Batch {
     /// One ticker by its position in the batch.
     pub fn mention(&self, position: u32) -> &Mention {
         &self.mentions[position as usize]
+    }
+
+    /// The position of the signal that has a mention, by the mention's position.
+    pub fn signal_of(&self, mention: u32) -> u32 {
+        // Signals keep the order of their mentions, also where some between them were left out.
+        let after = self.signals.partition_point(|signal| signal.first_mention <= mention);
+        u32::try_from(after.saturating_sub(1)).unwrap_or(u32::MAX)
     }
 
     /// The bad records.
@@ -210,8 +224,9 @@ impl Batch {
             self.offsets.record_invalid(signal.partition);
             let payload = self.text(signal.payload).as_bytes().to_vec();
             self.rejected_bytes += payload.len();
-            let (partition, offset) = (signal.partition, signal.offset);
-            self.rejected.push(Rejected { reason, partition, offset, key: None, payload: Some(payload), headers: Vec::new() });
+            let (partition, offset, time_ms) = (signal.partition, signal.offset, signal.record_time_ms);
+            let (key, payload, headers) = (None, Some(payload), Vec::new());
+            self.rejected.push(Rejected { reason, partition, offset, time_ms, key, payload, headers });
         }
         let mut position = 0;
         self.signals.retain(|_| {

@@ -14,6 +14,10 @@ mod quick;
 
 /// The largest payload that is looked at, in bytes.
 pub const MAX_RECORD_BYTES: usize = 256 * 1024;
+/// A header that holds the id of a record which states none: a dead letter that is sent again keeps the id of its first place.
+pub const ID_HEADER: &str = "trigger-dispatcher-signal-id";
+/// A header that holds the time of a record, in milliseconds since 1970, where the broker would set another one.
+pub const TIME_HEADER: &str = "trigger-dispatcher-time";
 const MAX_DEPTH: usize = 32;
 const MAX_TICKERS: usize = 1_000;
 const MAX_TICKER_CHARS: usize = 64;
@@ -31,7 +35,7 @@ pub struct Record<'a> {
     pub key: Option<&'a [u8]>,
     /// The payload.
     pub payload: Option<&'a [u8]>,
-    /// Copies the headers; called only for a record that is rejected.
+    /// Copies the headers; called only for a record that is rejected, or that states no id.
     pub headers: &'a dyn Fn() -> Vec<(String, Option<Vec<u8>>)>,
 }
 
@@ -51,6 +55,7 @@ pub(super) fn decode(record: &Record<'_>, batch: &mut Batch) -> Result<(), Reaso
     match decoded {
         Ok((stated_id, signal_type)) if batch.mentions.len() > mention_count => {
             let position = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+            let stated_id = if stated_id.is_empty() { id_of_headers(record, batch) } else { stated_id };
             batch.signals.push(Signal {
                 partition: record.partition,
                 offset: record.offset,
@@ -69,6 +74,19 @@ pub(super) fn decode(record: &Record<'_>, batch: &mut Batch) -> Result<(), Reaso
             Err(other.err().unwrap_or(Reason::NoTicker))
         }
     }
+}
+
+/// The id that a record was given when it was sent again; empty for any other record.
+fn id_of_headers(record: &Record<'_>, batch: &mut Batch) -> Span {
+    let headers = (record.headers)();
+    let value = headers.iter().rfind(|(name, _)| name == ID_HEADER).and_then(|(_, value)| value.as_deref());
+    let Some(id) = value.and_then(|value| std::str::from_utf8(value).ok()).map(str::trim) else { return Span::default() };
+    if id.is_empty() || id.len() > MAX_TEXT_BYTES || id.contains('\0') {
+        return Span::default();
+    }
+    let start = batch.text.len();
+    batch.text.push_str(id);
+    Span::new(start, batch.text.len())
 }
 
 /// The payload as text.

@@ -1,8 +1,10 @@
 //! The rest of what a signal said, read a second time from its payload: decoding every record so far would cost too much.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::decode::Text;
@@ -18,25 +20,41 @@ pub struct Details<'a> {
     pub timestamp: Option<&'a RawValue>,
     /// The signal's own object, as JSON.
     pub metadata: Option<&'a RawValue>,
+    /// For each mention of the signal, in order, its `reasoning` as JSON. Empty unless read by [`Details::with_reasoning`].
+    pub reasoning: Vec<Option<&'a RawValue>>,
 }
 
 impl<'a> Details<'a> {
     /// Reads a payload that decoding has accepted.
     pub fn read(payload: &'a str) -> Self {
+        Self::fields::<IgnoredAny>(payload, |_| Vec::new())
+    }
+
+    /// The same with the reasoning, which costs more: matching never needs it.
+    pub fn with_reasoning(payload: &'a str) -> Self {
+        Self::fields::<Vec<Entry<'a>>>(payload, |entries| {
+            entries.into_iter().filter(|entry| entry.is_mention).map(|entry| entry.reasoning).collect()
+        })
+    }
+
+    fn fields<T: Deserialize<'a> + Default>(payload: &'a str, reasoning: impl Fn(T) -> Vec<Option<&'a RawValue>>) -> Self {
         #[derive(Deserialize)]
-        struct Fields<'a> {
+        #[serde(bound(deserialize = "T: Deserialize<'de> + Default"))]
+        struct Fields<'a, T> {
             #[serde(borrow, default)]
             source: Option<&'a RawValue>,
             #[serde(borrow, default)]
             timestamp: Option<&'a RawValue>,
             #[serde(borrow, default)]
             metadata: Option<&'a RawValue>,
+            #[serde(default)]
+            tickers: T,
         }
         // A payload whose optional fields stand there twice has no details; it is still a signal.
-        let Ok(fields) = serde_json::from_str::<Fields<'a>>(payload) else { return Self::default() };
+        let Ok(fields) = serde_json::from_str::<Fields<'a, T>>(payload) else { return Self::default() };
         let source = fields.source.and_then(|raw| serde_json::from_str::<Text<'a>>(raw.get()).ok());
         let metadata = fields.metadata.filter(|raw| raw.get().starts_with('{') && raw.get().len() <= MAX_METADATA_BYTES);
-        Self { source: source.map(|text| text.0), timestamp: fields.timestamp, metadata }
+        Self { source: source.map(|text| text.0), timestamp: fields.timestamp, metadata, reasoning: reasoning(fields.tickers) }
     }
 
     /// The timeframe in the metadata.
@@ -48,6 +66,52 @@ impl<'a> Details<'a> {
         }
         let raw = serde_json::from_str::<Fields<'a>>(self.metadata?.get()).ok()?.timeframe?;
         serde_json::from_str::<Text<'a>>(raw.get()).ok().map(|text| text.0)
+    }
+}
+
+/// An entry of a signal's `tickers`.
+struct Entry<'a> {
+    /// Whether decoding made a mention of it: it passes over entries without a symbol.
+    is_mention: bool,
+    reasoning: Option<&'a RawValue>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Entry<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(EntryVisitor)
+    }
+}
+
+/// Written by hand: serde's own reader would refuse a payload in which `reasoning` stands twice.
+struct EntryVisitor;
+
+impl<'de> Visitor<'de> for EntryVisitor {
+    type Value = Entry<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a ticker object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        #[derive(Deserialize)]
+        #[serde(field_identifier, rename_all = "snake_case")]
+        enum Field {
+            Ticker,
+            Reasoning,
+            #[serde(other)]
+            Other,
+        }
+        let mut entry = Entry { is_mention: false, reasoning: None };
+        while let Some(field) = map.next_key::<Field>()? {
+            match field {
+                Field::Ticker => {
+                    entry.is_mention = map.next_value::<Option<Text<'de>>>()?.is_some_and(|text| !text.0.trim().is_empty());
+                }
+                Field::Reasoning => entry.reasoning = Some(map.next_value()?),
+                Field::Other => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(entry)
     }
 }
 
@@ -96,5 +160,18 @@ mod tests {
     fn fields_that_stand_there_twice_cost_the_details() {
         let details = Details::read(r#"{"source": "a", "source": "b", "timestamp": 1}"#);
         assert!(details.source.is_none() && details.timestamp.is_none());
+    }
+
+    #[test]
+    fn reasoning_is_read_for_each_mention_and_only_on_demand() {
+        let payload = r#"{"source": "s", "tickers": [{"ticker": "A", "reasoning": "one"}, {"ticker": " ", "reasoning": "no mention"},
+            {"reasoning": "none either", "ticker": null}, {"signal": "x"}, {"ticker": "B"}, {"reasoning": 7, "ticker": "C"},
+            {"ticker": "D", "reasoning": "first", "reasoning": "last"}]}"#;
+        let reasoning =
+            |details: Details<'static>| -> Vec<_> { details.reasoning.iter().map(|raw| raw.map(RawValue::get)).collect() };
+        let expected = [Some(r#""one""#), None, Some("7"), Some(r#""last""#)];
+        assert_eq!(reasoning(Details::with_reasoning(payload)), expected);
+        assert_eq!(reasoning(Details::read(payload)), []);
+        assert_eq!(Details::with_reasoning(payload).source.as_deref(), Some("s"));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::{Arrival, Batch, Due, FlushPolicy, Offsets, Record, Rejected, Source, Start};
+use super::{Arrival, Batch, Due, FlushPolicy, Offsets, Position, Record, Rejected, Source, Start, committed_ahead};
 use crate::clock;
 use crate::config::BatchConfig;
 
@@ -67,6 +67,16 @@ impl MemoryTopic {
         self.state().committed.clone()
     }
 
+    /// Another member of the group, such as a former service, has decided a partition up to this offset and commits it.
+    pub fn commit_for_another(&self, partition: i32, next_offset: i64) {
+        self.state().committed.insert(partition, next_offset);
+    }
+
+    /// Another service of the group commits an offset, while none of ours is a member.
+    pub fn commit_as_another(&self, partition: i32, offset: i64) {
+        self.state().committed.insert(partition, offset);
+    }
+
     /// What was written to the dead-letter topic.
     pub fn dead_letters(&self) -> Vec<Rejected> {
         self.state().dead_letters.clone()
@@ -103,6 +113,7 @@ impl MemoryTopic {
             member,
             generation: 0,
             started: Vec::new(),
+            unstored: Vec::new(),
             pending: Batch::default(),
             policy: FlushPolicy::new(batch, clock::now()),
         }
@@ -117,6 +128,8 @@ pub struct MemorySource {
     generation: u64,
     /// What we read, and the offset that comes next.
     started: Vec<(Start, usize)>,
+    /// What the loop is to have stored before it gets records.
+    unstored: Vec<Position>,
     pending: Batch,
     policy: FlushPolicy,
 }
@@ -139,6 +152,7 @@ impl MemorySource {
         }
         self.generation = state.generation;
         self.started.clear();
+        self.unstored.clear();
         self.pending = Batch::default();
         let position = state.members.iter().position(|member| *member == self.member)?;
         let mine = (0..state.partitions.len()).filter(|partition| partition % state.members.len() == position);
@@ -149,19 +163,37 @@ impl MemorySource {
         for (start, position) in &mut self.started {
             let log = &state.partitions[usize::try_from(start.partition).unwrap_or_default()];
             for record in log.iter().skip(*position) {
+                let offset = i64::try_from(*position).unwrap_or(i64::MAX);
+                *position += 1;
+                if start.decided.iter().any(|range| range.contains(&offset)) {
+                    self.pending.pass_over(start.partition, start.epoch, offset, clock::now());
+                    continue;
+                }
                 let headers = || record.headers.clone();
                 let record = Record {
                     partition: start.partition,
-                    offset: i64::try_from(*position).unwrap_or(i64::MAX),
+                    offset,
                     time_ms: record.time_ms,
                     key: record.key.as_deref(),
                     payload: record.payload.as_deref(),
                     headers: &headers,
                 };
                 self.pending.push(&record, start.epoch, i64::MIN, clock::now());
-                *position += 1;
             }
         }
+    }
+}
+
+/// Where a partition goes on.
+fn position(start: &Start, state: &State) -> Position {
+    let committed = state.committed.get(&start.partition).copied();
+    let ahead = committed_ahead(start, committed);
+    Position {
+        partition: start.partition,
+        epoch: start.epoch,
+        next_offset: ahead.or(start.next_offset).or(committed).unwrap_or(0),
+        overtaken_at: start.next_offset.filter(|_| ahead.is_some()),
+        ..Position::default()
     }
 }
 
@@ -178,6 +210,7 @@ impl Source for MemorySource {
                 let mut state = topic.state();
                 match self.reassigned(&mut state) {
                     Some(partitions) if !partitions.is_empty() => return Arrival::Assigned(partitions),
+                    _ if !self.unstored.is_empty() => return Arrival::Positioned(std::mem::take(&mut self.unstored)),
                     _ => self.take(&state),
                 }
             }
@@ -198,8 +231,11 @@ impl Source for MemorySource {
         let topic = self.topic.clone();
         let state = topic.state();
         if self.generation == state.generation {
-            let first = |start: &Start| start.next_offset.or_else(|| state.committed.get(&start.partition).copied()).unwrap_or(0);
-            self.started = starts.iter().map(|start| (*start, usize::try_from(first(start)).unwrap_or_default())).collect();
+            let positions: Vec<Position> = starts.iter().map(|start| position(start, &state)).collect();
+            let first = |position: &Position| usize::try_from(position.next_offset).unwrap_or_default();
+            self.started = starts.iter().cloned().zip(positions.iter().map(first)).collect();
+            let news = positions.into_iter().zip(starts).filter(|(position, start)| position.is_news(start));
+            self.unstored = news.map(|(position, _)| position).collect();
         }
         Ok(())
     }

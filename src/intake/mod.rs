@@ -11,38 +11,31 @@ pub mod kafka;
 pub mod memory;
 mod offsets;
 mod rejected;
+mod resume;
 
 use std::future::Future;
 
 pub use batch::{Batch, Mention, Signal, Span, ticker_key};
-pub use decode::{MAX_RECORD_BYTES, Record};
+pub use decode::{ID_HEADER, MAX_RECORD_BYTES, Record, TIME_HEADER};
 pub use details::Details;
 pub use flush::{Due, FlushPolicy};
 pub use offsets::{Offsets, PartitionSpan};
 pub use rejected::{Reason, Rejected};
+pub use resume::{Difference, Identity, Position, Start, committed_ahead};
 
 /// What a source hands to the loop.
 #[derive(Debug)]
 pub enum Arrival {
     /// The group gave us these partitions; nothing of them arrives until [`Source::start`] says from where.
     Assigned(Vec<i32>),
+    /// Where partitions are read from, for the store to keep. It comes before their first records.
+    Positioned(Vec<Position>),
     /// Records to decide.
     Batch(Batch),
     /// Kafka has more records, and none has come for a while: the client library is stuck, and only a restart helps.
     Stalled,
     /// No more will come.
     Ended,
-}
-
-/// Where an assigned partition starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Start {
-    /// The partition.
-    pub partition: i32,
-    /// The fence: only decisions that carry the newest epoch of a partition count.
-    pub epoch: i64,
-    /// The next offset to decide; `None` when nothing of the partition was ever decided.
-    pub next_offset: Option<i64>,
 }
 
 /// Where signals come from.

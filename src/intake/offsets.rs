@@ -29,6 +29,13 @@ pub struct Offsets {
 impl Offsets {
     /// Counts a record in, and returns its partition's span for the finer counts.
     pub fn record(&mut self, partition: i32, epoch: i64, offset: i64) -> &mut PartitionSpan {
+        let span = self.cover(partition, epoch, offset);
+        span.consumed += 1;
+        span
+    }
+
+    /// Covers a record that is decided already, and not counted again.
+    pub fn cover(&mut self, partition: i32, epoch: i64, offset: i64) -> &mut PartitionSpan {
         // Records come in runs of one partition, so the last span is nearly always the right one.
         if self.spans.get(self.last).is_none_or(|span| span.partition != partition) {
             self.last = self.spans.iter().position(|span| span.partition == partition).unwrap_or_else(|| {
@@ -46,7 +53,6 @@ impl Offsets {
         }
         let span = &mut self.spans[self.last];
         span.next_offset = offset + 1;
-        span.consumed += 1;
         span
     }
 
@@ -120,6 +126,16 @@ mod tests {
         let span =
             PartitionSpan { partition: 3, epoch: 7, first_offset: 41, next_offset: 100, consumed: 3, invalid: 1, stale: 0 };
         assert_eq!(offsets.spans(), [span], "offsets may have gaps");
+    }
+
+    #[test]
+    fn what_is_only_covered_moves_the_end_and_is_not_counted() {
+        let mut offsets = Offsets::default();
+        offsets.cover(3, 7, 40);
+        offsets.record(3, 7, 41);
+        offsets.cover(3, 7, 42);
+        let span = offsets.spans()[0];
+        assert_eq!((span.first_offset, span.next_offset, span.consumed), (40, 43, 1));
     }
 
     #[test]

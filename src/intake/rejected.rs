@@ -74,6 +74,8 @@ pub struct Rejected {
     pub partition: i32,
     /// Its offset there.
     pub offset: i64,
+    /// Its time, in milliseconds since 1970.
+    pub time_ms: i64,
     /// Its key.
     pub key: Option<Vec<u8>>,
     /// Its payload.

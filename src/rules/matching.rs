@@ -4,6 +4,7 @@ use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::direction::{Direction, Relation};
 use super::index::{ANY, RuleSet};
 use crate::config::Scope;
 use crate::intake::{Batch, Details, Mention, Signal};
@@ -24,8 +25,10 @@ pub struct Candidate {
     pub signal: u32,
     /// The last signal of the batch that matched.
     last: u32,
-    /// Positions of the mentions that matched, each ticker once; the first is the symbol.
-    pub mentions: Vec<u32>,
+    /// The position of the first mention that matched: its ticker is the symbol.
+    pub first: u32,
+    /// For each ticker that matched, the position of what joined (see [`Matches::mentions`]).
+    tickers: Vec<u32>,
     /// Whether another signal of the batch matched the same slot.
     pub shared: bool,
 }
@@ -46,13 +49,13 @@ pub struct Skip {
 pub struct PartitionCounts {
     /// Signals that no pipeline accepts.
     pub unmatched: i64,
-    /// Signals all of whose matches went to slots for which an earlier signal of the batch leads.
+    /// Signals all of whose matches joined slots for which an earlier signal of the batch leads.
     pub merged: i64,
     /// Signals that the ledger knows already for all slots that they would lead.
     pub redelivered: i64,
     /// Signals that lead a trigger of an earlier part of their batch.
     pub triggered: i64,
-    /// Signals for which all parts of their batch found nothing but busy slots.
+    /// Signals that lead nothing and oppose a slot's leader, and those for which all parts of their batch found only busy slots.
     pub busy: i64,
 }
 
@@ -67,6 +70,15 @@ pub struct Matches {
     pub counts: HashMap<i32, PartitionCounts>,
     /// How many (signal, slot) pairs matched.
     pub pairs: u64,
+    joined: Vec<Joined>,
+}
+
+impl Matches {
+    /// For each ticker of a candidate, in the order in which they came, the position of its newest mention in the direction
+    /// that the candidate has for it.
+    pub fn mentions(&self, candidate: &Candidate) -> impl Iterator<Item = u32> {
+        candidate.tickers.iter().map(|joined| self.joined[*joined as usize].newest)
+    }
 }
 
 impl RuleSet {
@@ -84,6 +96,7 @@ impl RuleSet {
             skips,
             spoken: HashMap::default(),
             places: Vec::new(),
+            joined: Vec::new(),
             whole: HashMap::default(),
             candidates: Vec::new(),
             pairs: 0,
@@ -100,17 +113,18 @@ impl RuleSet {
                     Outcome::Unmatched => count.unmatched += 1,
                     Outcome::Merged => count.merged += 1,
                     Outcome::Known => count.redelivered += 1,
+                    Outcome::Opposed => count.busy += 1,
                 }
                 position += 1;
             }
         }
-        let Matching { mut candidates, pairs, .. } = matching;
+        let Matching { mut candidates, pairs, joined, .. } = matching;
         // Pipelines are numbered in the order of their ids.
         candidates.sort_by(|a, b| {
-            let ticker = |candidate: &Candidate| batch.text(batch.mention(candidate.mentions[0]).ticker);
+            let ticker = |candidate: &Candidate| batch.text(batch.mention(candidate.first).ticker);
             a.pipeline.cmp(&b.pipeline).then_with(|| ticker(a).cmp(ticker(b)))
         });
-        Matches { rules: Arc::clone(self), candidates, counts, pairs }
+        Matches { rules: Arc::clone(self), candidates, counts, pairs, joined }
     }
 }
 
@@ -121,10 +135,32 @@ enum Outcome {
     Leads,
     Merged,
     Known,
+    /// It gives a ticker another direction than the slot's trigger does.
+    Opposed,
 }
 
-/// No candidate has this position.
+/// Nothing has this position.
 const NONE: u32 = u32::MAX;
+
+/// A ticker that has become part of a candidate.
+#[derive(Debug, Clone, Copy)]
+struct Joined {
+    /// The candidate's position.
+    candidate: u32,
+    /// The newest mention that joined; one with a direction, if any of them has one.
+    newest: u32,
+}
+
+/// What a batch says of a ticker.
+#[derive(Debug, Clone, Copy)]
+struct Spoken {
+    /// Where the places of its watchers begin.
+    first: usize,
+    /// The first mention.
+    mention: u32,
+    /// Whether all mentions so far say the same of its direction. Then no place has to compare them.
+    agrees: bool,
+}
 
 /// The state of matching one batch. Where many signals merge, each (signal, pipeline) pair costs a step along two lists:
 /// the watchers of a ticker, and beside them what this batch has made of each.
@@ -133,10 +169,11 @@ struct Matching<'a> {
     batch: &'a Batch,
     scope: Scope,
     skips: &'a HashSet<Skip>,
-    /// Ticker to where the places of its watchers begin. Those that the batch does not speak of have none.
-    spoken: HashMap<u32, usize, foldhash::fast::RandomState>,
-    /// For each of these watchers the position of the candidate that the ticker has become part of, or [`NONE`].
+    /// The tickers that the batch speaks of.
+    spoken: HashMap<u32, Spoken, foldhash::fast::RandomState>,
+    /// For each watcher of these tickers the position of what has joined its candidate, or [`NONE`].
     places: Vec<u32>,
+    joined: Vec<Joined>,
     /// Pipeline to its candidate's position, where a slot is a whole pipeline.
     whole: HashMap<u32, u32, foldhash::fast::RandomState>,
     candidates: Vec<Candidate>,
@@ -147,46 +184,56 @@ impl Matching<'_> {
     fn signal(&mut self, position: u32, signal: &Signal) -> Outcome {
         let Self { rules, batch, .. } = *self;
         let (signal_type, timeframe) = (OnceCell::new(), OnceCell::new());
-        let (mut leads, mut merges, mut known) = (false, false, false);
+        let (mut leads, mut merges, mut known, mut opposed) = (false, false, false, false);
         for (mention_position, mention) in (signal.first_mention..).zip(batch.mentions(signal)) {
             let Some(ticker) = rules.ticker(mention.key, || batch.text(mention.ticker)) else { continue };
             let watchers = rules.watchers(ticker);
-            let first = self.places_of(ticker, watchers.len());
+            let Spoken { first, agrees, .. } = self.spoken_of(ticker, watchers.len(), mention_position);
+            let mut direction = Direction::new(mention_position, agrees);
             for (place, &pipeline) in (first..).zip(watchers) {
                 if !rules.takes_all[pipeline as usize]
                     && !rules.accepts(pipeline, batch, signal, mention, &signal_type, &timeframe)
                 {
                     continue;
                 }
-                match self.add(place, pipeline, ticker, position, mention_position) {
+                match self.add(place, pipeline, ticker, position, &mut direction) {
                     Some(Outcome::Leads) => leads = true,
                     Some(Outcome::Known) => known = true,
+                    Some(Outcome::Opposed) => opposed = true,
                     Some(_) => merges = true,
-                    // The same signal matched the slot by another of its tickers.
+                    // The same signal matched the slot by another of its mentions.
                     None => {}
                 }
             }
         }
-        // Merged is only what is merged everywhere: what it would lead elsewhere has the same word, skipped here or known to the claim.
-        match (leads, known, merges) {
+        // A signal that leads elsewhere is counted by the claim, whose word for it must not depend on what was skipped. Merged is
+        // only what is merged everywhere: nothing of it is lost (docs/adr/0006).
+        match (leads, known, opposed, merges) {
             (true, ..) => Outcome::Leads,
-            (_, true, _) => Outcome::Known,
-            (_, _, true) => Outcome::Merged,
+            (_, true, ..) => Outcome::Known,
+            (_, _, true, _) => Outcome::Opposed,
+            (.., true) => Outcome::Merged,
             _ => Outcome::Unmatched,
         }
     }
 
-    /// Where the places of a ticker's watchers begin.
-    fn places_of(&mut self, ticker: u32, watchers: usize) -> usize {
-        let next = self.places.len();
-        let first = *self.spoken.entry(ticker).or_insert(next);
-        if first == next {
-            self.places.resize(next + watchers, NONE);
+    /// What the batch says of a ticker, this mention included.
+    #[inline]
+    fn spoken_of(&mut self, ticker: u32, watchers: usize, mention: u32) -> Spoken {
+        let Self { batch, places, spoken, .. } = self;
+        let next = places.len();
+        let spoken = spoken.entry(ticker).or_insert(Spoken { first: next, mention, agrees: true });
+        if spoken.first == next {
+            places.resize(next + watchers, NONE);
+        } else if spoken.agrees {
+            spoken.agrees = Relation::between(batch, spoken.mention, mention) == Relation::Same;
         }
-        first
+        *spoken
     }
 
-    fn add(&mut self, place: usize, pipeline: u32, ticker: u32, position: u32, mention: u32) -> Option<Outcome> {
+    #[inline]
+    fn add(&mut self, place: usize, pipeline: u32, ticker: u32, position: u32, direction: &mut Direction) -> Option<Outcome> {
+        let mention = direction.mention;
         let slot_ticker = match self.scope {
             Scope::Pipeline => WHOLE,
             Scope::Ticker => ticker,
@@ -194,40 +241,59 @@ impl Matching<'_> {
         if !self.skips.is_empty() && self.skips.contains(&Skip { pipeline, ticker: slot_ticker, signal: position }) {
             return Some(Outcome::Known);
         }
-        let mut at = self.places[place];
-        if at == NONE {
-            let next = u32::try_from(self.candidates.len()).expect("a batch is cut long before 4 billion candidates");
-            at = match self.scope {
+        let mut outcome = Outcome::Merged;
+        let noted = self.places[place];
+        let at = if noted == NONE {
+            let next = position_of(self.candidates.len());
+            let at = match self.scope {
                 Scope::Pipeline => *self.whole.entry(pipeline).or_insert(next),
                 Scope::Ticker => next,
             };
-            self.places[place] = at;
+            let noted = position_of(self.joined.len());
+            self.joined.push(Joined { candidate: at, newest: mention });
+            self.places[place] = noted;
             if at == next {
                 self.pairs += 1;
-                let (ticker, mentions) = (slot_ticker, vec![mention]);
-                self.candidates.push(Candidate { pipeline, ticker, signal: position, last: position, mentions, shared: false });
+                let (ticker, tickers) = (slot_ticker, vec![noted]);
+                let (signal, last, first, shared) = (position, position, mention, false);
+                self.candidates.push(Candidate { pipeline, ticker, signal, last, first, tickers, shared });
                 return Some(Outcome::Leads);
             }
             // The pipeline's slot was wanted for other tickers so far.
-            let mentions = &mut self.candidates[at as usize].mentions;
-            if mentions.len() < MAX_TICKERS {
-                mentions.push(mention);
+            let tickers = &mut self.candidates[at as usize].tickers;
+            if tickers.len() < MAX_TICKERS {
+                tickers.push(noted);
             }
-        }
+            at
+        } else {
+            let joined = &mut self.joined[noted as usize];
+            match direction.beside(self.batch, joined.newest) {
+                Relation::Same | Relation::Stated => joined.newest = mention,
+                Relation::Unstated => {}
+                Relation::Opposite => outcome = Outcome::Opposed,
+            }
+            joined.candidate
+        };
         let candidate = &mut self.candidates[at as usize];
         if candidate.last == position {
-            return None;
+            return Some(outcome).filter(|outcome| matches!(outcome, Outcome::Opposed));
         }
         candidate.last = position;
+        // Also where it is opposed: it leads if the ledger knows the one that leads now.
         candidate.shared = true;
         self.pairs += 1;
-        Some(Outcome::Merged)
+        Some(outcome)
     }
+}
+
+fn position_of(length: usize) -> u32 {
+    u32::try_from(length).expect("a batch is cut long before 4 billion candidates and tickers of theirs")
 }
 
 impl RuleSet {
     /// Whether a pipeline with subscriptions accepts what a signal says of one ticker that it watches. What the signal says of
     /// itself is looked up at most once, and only if somebody asks; its timeframe has to be read from the metadata for that.
+    #[inline]
     fn accepts(
         &self,
         pipeline: u32,

@@ -2,6 +2,7 @@
 //!
 //! Owns the rules and the index over them. Must never ask whether a pipeline is idle: that is the store's.
 
+mod direction;
 mod index;
 mod matching;
 mod names;
@@ -9,4 +10,4 @@ mod rule;
 
 pub use index::{Owner, RuleSet, Rules};
 pub use matching::{Candidate, Matches, PartitionCounts, Skip, WHOLE};
-pub use rule::{Rule, RuleRow, Subscription};
+pub use rule::{Rule, RuleRow, Subscription, UnknownKeys};

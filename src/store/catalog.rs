@@ -4,10 +4,18 @@ use std::collections::HashMap;
 
 use super::StoreError;
 use super::database::Connection;
+use super::template::fill;
 
-/// The columns of one table, by name, with their types.
+/// The columns of one table, by name.
 #[derive(Debug, Default)]
-pub(super) struct Columns(HashMap<String, String>);
+pub(super) struct Columns(HashMap<String, Column>);
+
+#[derive(Debug)]
+struct Column {
+    type_name: String,
+    /// Whether it is declared `not null`.
+    is_required: bool,
+}
 
 impl Columns {
     pub(super) fn has(&self, name: &str) -> bool {
@@ -20,7 +28,11 @@ impl Columns {
     }
 
     pub(super) fn type_of(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.0.get(name).map(|column| column.type_name.as_str())
+    }
+
+    fn may_be_null(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|column| !column.is_required)
     }
 
     /// The table's columns, all of which `required` must be among.
@@ -41,7 +53,7 @@ impl Columns {
 pub(super) async fn columns<const N: usize>(connection: &Connection, tables: [&str; N]) -> Result<[Columns; N], StoreError> {
     let rows = connection
         .query(
-            "select t.name, a.attname::text, format_type(a.atttypid, null)
+            "select t.name, a.attname::text, format_type(a.atttypid, null), a.attnotnull
              from unnest($1::text[]) as t (name)
              join pg_attribute a on a.attrelid = to_regclass(t.name) and a.attnum > 0 and not a.attisdropped",
             &[&tables.as_slice()],
@@ -51,53 +63,96 @@ pub(super) async fn columns<const N: usize>(connection: &Connection, tables: [&s
     for row in rows {
         let table: String = row.try_get(0).map_err(StoreError::Answer)?;
         if let Some(position) = tables.iter().position(|name| *name == table) {
-            let column: String = row.try_get(1).map_err(StoreError::Answer)?;
-            found[position].0.insert(column, row.try_get(2).map_err(StoreError::Answer)?);
+            let name: String = row.try_get(1).map_err(StoreError::Answer)?;
+            let column = || Ok(Column { type_name: row.try_get(2)?, is_required: row.try_get(3)? });
+            found[position].0.insert(name, column().map_err(StoreError::Answer)?);
         }
     }
     Ok(found)
 }
 
+/// How a statement reads the platform's executions.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading<'a> {
+    /// The zone of a `created_at` that has none (`EXECUTIONS_TIME_ZONE`).
+    pub(super) time_zone: &'a str,
+    /// The statement's parameter that says whether an execution made after a claim ends it, such as `$2::bool`.
+    pub(super) trusts_time: &'a str,
+}
+
 /// One of our statements, filled in for the platform's executions table.
-pub(super) async fn fill_in(connection: &Connection, sql: &str) -> Result<String, StoreError> {
+pub(super) async fn fill_in(connection: &Connection, sql: &str, reading: Reading<'_>) -> Result<String, StoreError> {
     let [executions] = columns(connection, ["executions"]).await?;
     let executions = executions.require("executions", &["id", "pipeline_id", "status"])?;
+    let by_status = indexed_by(connection, "status").await?;
+    let by_time = indexed_by(connection, "created_at").await?;
+    fill_in_for(&executions, by_status, by_time, sql, reading)
+}
+
+fn fill_in_for(
+    executions: &Columns,
+    by_status: bool,
+    by_time: bool,
+    sql: &str,
+    reading: Reading<'_>,
+) -> Result<String, StoreError> {
     let id = |of: &str| match executions.type_of("pipeline_id") {
         Some("uuid") | None => format!("{of}.pipeline_id"),
         Some(other) => format!("{of}.pipeline_id::text::{other}"),
     };
     let id_is_trigger = match executions.type_of("id") {
         Some("uuid") => "e.id = s.trigger_id",
+        // A number is never a trigger's id, and no index would find the text of one.
+        Some("smallint" | "integer" | "bigint" | "numeric") => "false",
         _ => "e.id::text = s.trigger_id::text",
     };
-    let symbol = if executions.has("symbol") { "e.symbol::text" } else { "null::text" };
-    let created_at = if executions.has("created_at") { "e.created_at" } else { "null::timestamptz" };
-    let busy = if indexed_by(connection, "status").await? {
-        include_str!("sql/busy_by_status.sql")
+    let symbol = if executions.has("symbol") {
+        // Blank is as good as null: the execution is of the whole pipeline.
+        r"nullif(upper(btrim(e.symbol::text, E' \t\n\r')), '')"
     } else {
-        include_str!("sql/busy_by_pipeline.sql")
+        "null::text"
     };
-    Ok(sql
-        .replace("{busy}", busy)
-        .replace("{over}", &over(indexed_by(connection, "created_at").await?))
-        .replace("{over_by_id}", include_str!("sql/over_by_id.sql"))
-        .replace("{over_by_time}", include_str!("sql/over_by_time.sql"))
-        .replace("{ours}", include_str!("sql/ours.sql"))
-        .replace("{id_is_trigger}", id_is_trigger)
-        .replace("{pipeline_id}", &id("c"))
-        .replace("{slot_pipeline_id}", &id("s"))
-        .replace("{symbol}", symbol)
-        .replace("{created_at}", created_at))
+    let is_local = executions.type_of("created_at") == Some(LOCAL) && !is_utc(reading.time_zone);
+    let made_since = match (executions.has("created_at"), is_local) {
+        (false, _) => "false",
+        (true, true) => include_str!("sql/made_since_local.sql"),
+        // Our sessions are in UTC, so a time without a zone is read as UTC.
+        (true, false) => "e.created_at > s.claimed_at",
+    };
+    fill(
+        sql,
+        &[
+            ("busy", if by_status { include_str!("sql/busy_by_status.sql") } else { include_str!("sql/busy_by_pipeline.sql") }),
+            ("or_no_status", if executions.may_be_null("status") { include_str!("sql/busy_no_status.sql") } else { "" }),
+            ("over", if by_time { OVER_BY_TIME_FIRST } else { OVER_BY_ID_FIRST }),
+            ("ours", include_str!("sql/ours.sql")),
+            ("by_id", include_str!("sql/over_by_id.sql")),
+            ("by_time", include_str!("sql/over_by_time.sql")),
+            ("trusts_time", reading.trusts_time),
+            ("id_is_trigger", id_is_trigger),
+            ("pipeline_id", &id("c")),
+            ("slot_pipeline_id", &id("s")),
+            ("symbol", symbol),
+            ("made_since", made_since),
+            ("zone", &format!("'{}'", reading.time_zone.replace('\'', "''"))),
+        ],
+    )
 }
 
-/// Whether the trigger that holds a slot is over, given that no execution of the slot is active. What finds it in fewer pages is asked first:
-/// slots come in the order of their pipelines and so meet an index by pipeline page by page, while ids are random. Scalar subqueries, because
-/// PostgreSQL would turn `exists ... or exists ...` into a scan of all executions.
-fn over(by_time: bool) -> String {
-    let (id, time) = (include_str!("sql/over_by_id.sql"), include_str!("sql/over_by_time.sql"));
-    let (first, second) = if by_time { (time, id) } else { (id, time) };
-    format!("({first} or {second})")
+/// The type of a time without a zone, as `format_type` names it.
+pub(super) const LOCAL: &str = "timestamp without time zone";
+
+/// Whether a zone needs no conversion.
+pub(super) fn is_utc(zone: &str) -> bool {
+    zone.eq_ignore_ascii_case("UTC") || zone.eq_ignore_ascii_case("Etc/UTC")
 }
+
+/// Whether the trigger that holds a slot is over, given that no execution of the slot is active. Time is asked only where the
+/// workers' executions do not have our ids: else a run by somebody else would free a slot whose task still waits. The faster of
+/// the two is asked first: slots come in the order of their pipelines and so meet an index by pipeline page by page, while ids are
+/// random. Scalar subqueries, because PostgreSQL would turn `exists ... or exists ...` into a scan of all executions.
+const OVER_BY_TIME_FIRST: &str = "(({trusts_time} and {by_time}) or {by_id})";
+const OVER_BY_ID_FIRST: &str = "({by_id} or ({trusts_time} and {by_time}))";
 
 /// Whether the executions of one pipeline can be found in the order of a column.
 async fn indexed_by(connection: &Connection, column: &str) -> Result<bool, StoreError> {
@@ -122,4 +177,50 @@ pub(super) async fn missing_indexes(connection: &Connection) -> Result<Vec<(&'st
         }
     }
     Ok(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn executions(columns: &[(&str, &str, bool)]) -> Columns {
+        let column = |&(name, type_name, is_required): &(&str, &str, bool)| {
+            (name.to_owned(), Column { type_name: type_name.to_owned(), is_required })
+        };
+        Columns(columns.iter().map(column).collect())
+    }
+
+    #[test]
+    fn every_statement_of_ours_is_filled_for_every_platform() {
+        let statements = [include_str!("sql/claim.sql"), include_str!("sql/unstarted.sql"), include_str!("sql/evidence.sql")];
+        let least = [("id", "bigint", true), ("pipeline_id", "text", true), ("status", "text", false)];
+        let most = [
+            ("id", "uuid", true),
+            ("pipeline_id", "uuid", true),
+            ("status", "text", true),
+            ("symbol", "text", false),
+            ("created_at", LOCAL, true),
+        ];
+        for columns in [least.as_slice(), most.as_slice()] {
+            let columns = executions(columns);
+            for (sql, time_zone) in statements.iter().flat_map(|sql| [(sql, "UTC"), (sql, "Asia/Tokyo")]) {
+                for (by_status, by_time) in [(true, true), (true, false), (false, true), (false, false)] {
+                    let reading = Reading { time_zone, trusts_time: "$33::bool" };
+                    fill_in_for(&columns, by_status, by_time, sql, reading).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_zone_is_converted_only_where_the_column_has_none() {
+        let reads = |type_name, time_zone| {
+            let columns = executions(&[("id", "uuid", true), ("pipeline_id", "uuid", true), ("created_at", type_name, true)]);
+            fill_in_for(&columns, true, true, "{made_since}", Reading { time_zone, trusts_time: "true" }).unwrap()
+        };
+        assert!(reads(LOCAL, "Asia/Tokyo").contains("e.created_at at time zone 'Asia/Tokyo'"));
+        for (type_name, zone) in [(LOCAL, "utc"), ("timestamp with time zone", "Asia/Tokyo")] {
+            assert_eq!(reads(type_name, zone), "e.created_at > s.claimed_at");
+        }
+    }
 }

@@ -7,7 +7,7 @@ use secrecy::ExposeSecret;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, NoTls, Row, Socket, Statement, tls::TlsStream};
 
@@ -23,9 +23,15 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(40);
 /// Rows that are read at a time: some milliseconds of the server's work, and of ours.
 const SLICE: u32 = 1_000;
 /// What every session is told. One hung claimer must not stall the others, and no plan may be made for arrays of
-/// another size (the claim has a plan for all sizes: postgres.rs).
+/// another size (the claim has a plan for all sizes: postgres.rs). Where row-level security would hide rows, PostgreSQL must
+/// refuse: a hidden execution makes a busy pipeline look idle.
+///
+/// A commit that is not on disk when it is acknowledged may be lost by a crash after its tasks have left. Only `off` is raised:
+/// higher levels are kept, and `local` too, for it says that commits must not wait for a standby (platform.rs warns).
 const SESSION: &str = "set application_name = 'trigger-dispatcher'; set timezone = 'UTC'; set statement_timeout = '30s';
-    set lock_timeout = '10s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; set plan_cache_mode = force_custom_plan";
+    set lock_timeout = '10s'; set idle_in_transaction_session_timeout = '30s'; set jit = off; set plan_cache_mode = force_custom_plan;
+    set row_security = off;
+    select set_config('synchronous_commit', 'on', false) where current_setting('synchronous_commit') = 'off'";
 
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -56,12 +62,23 @@ pub enum StoreError {
 /// The server's words, without the values that its detail may hold.
 fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
+        Some(db) if is_row_security(db) => format!("{} ({}): {ROW_SECURITY}", db.message(), db.code().code()),
         Some(db) => format!("{} ({})", db.message(), db.code().code()),
         None => match std::error::Error::source(error) {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         },
     }
+}
+
+/// What to do where row-level security would hide rows from us.
+const ROW_SECURITY: &str =
+    "grant the dispatcher's role BYPASSRLS (alter role ... bypassrls), or let it own the table without FORCE ROW LEVEL SECURITY";
+
+/// The function of PostgreSQL that refuses: its message may be in another language, and its code is that of any missing right.
+fn is_row_security(error: &DbError) -> bool {
+    error.code() == &SqlState::INSUFFICIENT_PRIVILEGE
+        && (error.routine() == Some("check_enable_rls") || error.message().contains("row-level security"))
 }
 
 impl StoreError {

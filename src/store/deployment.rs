@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use super::StoreError;
 use super::database::Connection;
 use crate::config::Config;
-use crate::tasks::TriggerIds;
+use crate::tasks::IdSpace;
 
 /// What names a deployment: who decides, and where its tasks go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub struct Deployment {
     /// The signal topic.
     pub topic: String,
     /// What its trigger ids are made in.
-    pub ids: TriggerIds,
+    pub ids: IdSpace,
     /// Whether triggers of the versions that knew no deployments are looked up by their former ids too.
     pub looks_back: bool,
     /// Whether rows of the topic that name no deployment are its own: instances of such a version wrote them.
@@ -66,7 +66,7 @@ fn deployment(row: &Row, key: &DeploymentKey) -> Result<Deployment, StoreError> 
         Ok(Deployment {
             id: row.try_get(0)?,
             topic: key.topic.clone(),
-            ids: if former_ids { TriggerIds::FORMER } else { TriggerIds::of(&key.group, &key.topic) },
+            ids: if former_ids { IdSpace::FORMER } else { IdSpace::of(&key.group, &key.topic) },
             looks_back: row.try_get(2)?,
             adopts: row.try_get(3)?,
         })

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{ClaimRequest, Claimed, Claims, GivenUp, Renewal, Verdict, Wanted};
 use crate::clock;
-use crate::intake::Start;
+use crate::intake::{Identity, Position, Start};
 
 pub use sweep::PublicationState;
 
@@ -88,6 +88,8 @@ struct Slot {
 struct State {
     /// By deployment and partition.
     progress: BTreeMap<(i32, i32), Progress>,
+    /// Which log the offsets of a partition are of, by deployment and partition.
+    identities: BTreeMap<(i32, i32), Identity>,
     triggers: BTreeMap<Uuid, Trigger>,
     publications: sweep::Publications,
     /// The publications of parts, by deployment and partition, as long as the progress says that a batch is begun.
@@ -406,11 +408,33 @@ impl Claims for MemoryClaims {
     async fn open(&mut self, partitions: &[i32]) -> Result<Vec<Start>, Infallible> {
         let mut state = self.store.state();
         let open = |partition: &i32| {
-            let progress = state.progress.entry((self.terms.deployment, *partition)).or_default();
+            let place = (self.terms.deployment, *partition);
+            let identity = state.identities.get(&place).cloned().unwrap_or_default();
+            let progress = state.progress.entry(place).or_default();
             progress.epoch += 1;
-            Start { partition: *partition, epoch: progress.epoch, next_offset: progress.next_offset }
+            let (epoch, next_offset) = (progress.epoch, progress.next_offset);
+            Start { partition: *partition, epoch, next_offset, identity, ..Start::default() }
         };
         Ok(partitions.iter().map(open).collect())
+    }
+
+    async fn position(&mut self, positions: &[Position]) -> Result<Vec<i32>, Infallible> {
+        let mut state = self.store.state();
+        let mut ours = Vec::new();
+        for position in positions {
+            let Some(progress) =
+                state.progress.get_mut(&(self.terms.deployment, position.partition)).filter(|one| one.epoch == position.epoch)
+            else {
+                continue;
+            };
+            progress.next_offset = progress.next_offset.max(Some(position.next_offset));
+            ours.push(position.partition);
+            let known = state.identities.entry((self.terms.deployment, position.partition)).or_default();
+            let Identity { cluster_id, topic_id } = position.identity.clone();
+            known.cluster_id = known.cluster_id.take().or(cluster_id);
+            known.topic_id = known.topic_id.take().or(topic_id);
+        }
+        Ok(ours)
     }
 
     async fn begun(&mut self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, Infallible> {

@@ -6,12 +6,15 @@
 mod catalog;
 mod database;
 pub mod deployment;
+mod evidence;
 pub mod memory;
 pub mod migrate;
+mod platform;
 pub mod postgres;
 pub mod refresh;
 mod rules;
 pub mod sweep;
+mod template;
 mod tls;
 pub mod upkeep;
 
@@ -20,11 +23,12 @@ use std::future::Future;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::intake::{PartitionSpan, Start};
+use crate::intake::{PartitionSpan, Position, Start};
 use crate::rules::PartitionCounts;
 use crate::tasks::{Publication, TriggerText};
 
 pub use database::{Connection, Database, StoreError};
+pub use evidence::Evidence;
 
 /// A slot that a batch wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +142,13 @@ pub trait Claims: Send {
     /// # Errors
     /// The store does not answer or refuses.
     fn open(&mut self, partitions: &[i32]) -> impl Future<Output = Result<Vec<Start>, Self::Error>> + Send;
+
+    /// Stores where partitions are read from: the offset, and the ids of cluster and topic where they are not known yet.
+    /// Returns the partitions that are still ours; those of a newer epoch are left alone. May be repeated.
+    ///
+    /// # Errors
+    /// The store does not answer or refuses.
+    fn position(&mut self, positions: &[Position]) -> impl Future<Output = Result<Vec<i32>, Self::Error>> + Send;
 
     /// The records of some partitions (partition and offset) that lead triggers, though no offset has passed them: their
     /// batch was begun, and not decided to its end.

@@ -1,6 +1,6 @@
 //! The claims in PostgreSQL. Does IO.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -8,14 +8,15 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
+use super::catalog::{self, Reading};
 use super::database::Connection;
 use super::deployment::{Deployment, DeploymentKey, register};
 use super::sweep::{LeaseTerms, PATIENCE, renew};
-use super::{ClaimRequest, Claimed, Claims, Database, Renewal, StoreError, Verdict, Wanted, catalog};
+use super::{ClaimRequest, Claimed, Claims, Database, Evidence, Renewal, StoreError, Verdict, Wanted, platform};
 use crate::chaos::{self, Bug};
 use crate::clock;
 use crate::config::Config;
-use crate::intake::Start;
+use crate::intake::{Identity, Position, Start};
 use crate::tasks::trigger_id;
 use crate::telemetry::Seldom;
 
@@ -41,6 +42,8 @@ pub struct ClaimTerms {
     pub active: Vec<String>,
     /// Statuses that are over.
     pub over: Vec<String>,
+    /// What is known of the workers; the sweeper keeps it fresh.
+    pub evidence: Evidence,
 }
 
 impl ClaimTerms {
@@ -54,6 +57,7 @@ impl ClaimTerms {
             max_age: config.trigger.max_signal_age,
             active: list(&config.trigger.active_statuses),
             over: list(&config.trigger.over_statuses),
+            evidence: Evidence::new(&config.trigger),
         }
     }
 }
@@ -69,6 +73,8 @@ pub struct PostgresClaims {
     /// Confirmations that were written since the loop last asked.
     written: Vec<Uuid>,
     seldom: Seldom,
+    /// What was told of the platform, once each.
+    told: HashSet<String>,
 }
 
 /// A connection with its claim statement.
@@ -84,7 +90,8 @@ struct Session {
 impl PostgresClaims {
     /// Prepares the claims; PostgreSQL need not be reachable yet.
     pub fn new(database: Database, terms: ClaimTerms) -> Self {
-        Self { database, terms, session: None, unwritten: Vec::new(), written: Vec::new(), seldom: Seldom::default() }
+        let (unwritten, written) = (Vec::new(), Vec::new());
+        Self { database, terms, session: None, unwritten, written, seldom: Seldom::default(), told: HashSet::new() }
     }
 
     /// The session, made if there is none. It is taken out, so that every error drops it.
@@ -93,9 +100,13 @@ impl PostgresClaims {
             return Ok(session);
         }
         let connection = self.database.connect().await?;
-        connection.batch(PLANS).await?;
         // First, for a table that is gone lacks more than an index.
-        let sql = catalog::fill_in(&connection, &claim_sql()).await?;
+        let reading = Reading { time_zone: self.terms.evidence.time_zone(), trusts_time: "$33::bool" };
+        let sql = catalog::fill_in(&connection, &claim_sql(), reading).await?;
+        platform::look(&connection, self.terms.evidence.time_zone(), &mut self.told).await?;
+        let deployment = register(&connection, &self.terms.key).await?;
+        self.terms.evidence.read_once(&connection, Some(deployment.id)).await?;
+        connection.batch(PLANS).await?;
         for (column, statement) in catalog::missing_indexes(&connection).await? {
             if self.seldom.now(column) {
                 tracing::warn!(
@@ -107,7 +118,6 @@ impl PostgresClaims {
             }
         }
         let claim = connection.prepare(&sql, &[]).await?;
-        let deployment = register(&connection, &self.terms.key).await?;
         Ok(Session { connection, sql, claim, planned_at: clock::now(), deployment })
     }
 
@@ -127,7 +137,7 @@ impl PostgresClaims {
         } else {
             Vec::new()
         };
-        let values: [&(dyn ToSql + Sync); 32] = [
+        let values: [&(dyn ToSql + Sync); 33] = [
             &self.terms.key.group,
             &self.terms.key.topic,
             &partition,
@@ -160,6 +170,7 @@ impl PostgresClaims {
             &deployment.id,
             &wanted.iter().map(|wanted| wanted.record_time_ms).collect::<Vec<_>>(),
             &former_ids,
+            &self.terms.evidence.trusts_time(),
         ];
         let rows = connection.query_prepared(claim, &values).await?;
         let row = rows.first().ok_or_else(|| StoreError::Schema("the claim gave no row".to_owned()))?;
@@ -229,13 +240,33 @@ impl Claims for PostgresClaims {
             .connection
             .query(include_str!("sql/open.sql"), &[&self.terms.key.group, &self.terms.key.topic, &partitions])
             .await?;
-        let starts = rows
-            .iter()
-            .map(|row| Ok(Start { partition: row.try_get(0)?, epoch: row.try_get(1)?, next_offset: row.try_get(2)? }))
-            .collect::<Result<_, _>>()
-            .map_err(StoreError::Answer)?;
+        let starts = rows.iter().map(start).collect::<Result<_, _>>().map_err(StoreError::Answer)?;
         self.session = Some(session);
         Ok(starts)
+    }
+
+    async fn position(&mut self, positions: &[Position]) -> Result<Vec<i32>, StoreError> {
+        let session = self.session().await?;
+        let rows = session
+            .connection
+            .query(
+                include_str!("sql/position.sql"),
+                &[
+                    &self.terms.key.group,
+                    &self.terms.key.topic,
+                    &positions.iter().map(|position| position.partition).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.epoch).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.next_offset).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.identity.cluster_id.as_deref()).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.identity.topic_id.as_deref()).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.is_told).collect::<Vec<_>>(),
+                    &positions.iter().map(|position| position.skips_from).collect::<Vec<_>>(),
+                ],
+            )
+            .await?;
+        let ours = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(StoreError::Answer)?;
+        self.session = Some(session);
+        Ok(ours)
     }
 
     async fn begun(&mut self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, StoreError> {
@@ -278,7 +309,8 @@ impl Claims for PostgresClaims {
     async fn renew(&mut self, publication_id: Uuid) -> Result<Renewal, StoreError> {
         let session = self.session().await?;
         let Self { terms: ClaimTerms { lease, margin, max_age, .. }, .. } = *self;
-        let terms = LeaseTerms { deployment: session.deployment.clone(), lease, margin, max_age, patience: PATIENCE };
+        let (deployment, evidence) = (session.deployment.clone(), self.terms.evidence.clone());
+        let terms = LeaseTerms { deployment, lease, margin, max_age, patience: PATIENCE, evidence };
         let renewal = renew(&session.connection, &terms, publication_id).await?;
         self.session = Some(session);
         Ok(renewal)
@@ -306,6 +338,19 @@ impl Claims for PostgresClaims {
         self.written.append(&mut self.unwritten);
         Ok(())
     }
+}
+
+/// A row of `open.sql`.
+fn start(row: &Row) -> Result<Start, tokio_postgres::Error> {
+    let (from, to): (Vec<i64>, Vec<i64>) = (row.try_get("decided_from")?, row.try_get("decided_to")?);
+    Ok(Start {
+        partition: row.try_get("partition")?,
+        epoch: row.try_get("epoch")?,
+        next_offset: row.try_get("next_offset")?,
+        identity: Identity { cluster_id: row.try_get("cluster_id")?, topic_id: row.try_get("topic_id")? },
+        committed_seen: row.try_get("committed_seen")?,
+        decided: from.into_iter().zip(to).map(|(from, to)| from..to).collect(),
+    })
 }
 
 /// The statement that decides a batch.

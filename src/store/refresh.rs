@@ -21,6 +21,9 @@ use crate::telemetry::Metrics;
 /// How long a burst of changes may go on before the next refresh: a NOTIFY after a quiet second is followed at once.
 const DEBOUNCE: Duration = Duration::from_secs(1);
 
+/// Unknown keys of subscriptions that are named in the life of a process.
+const MAX_NAMED_KEYS: usize = 1_000;
+
 /// The rules that everyone reads.
 pub type SharedRules = Arc<ArcSwap<RuleSet>>;
 
@@ -33,6 +36,7 @@ pub struct Refresher {
     metrics: Arc<Metrics>,
     session: Option<(Connection, UnboundedReceiver<()>)>,
     named: HashSet<Uuid>,
+    named_keys: HashSet<String>,
     loaded_at: Option<Instant>,
 }
 
@@ -40,7 +44,8 @@ impl Refresher {
     /// Prepares the refresh; nothing is read yet.
     pub fn new(database: Database, interval: Duration, metrics: Arc<Metrics>) -> Self {
         let rules = SharedRules::default();
-        Self { database, rules, interval, metrics, session: None, named: HashSet::new(), loaded_at: None }
+        let (named, named_keys) = (HashSet::new(), HashSet::new());
+        Self { database, rules, interval, metrics, session: None, named, named_keys, loaded_at: None }
     }
 
     /// The rules, always the newest that could be read.
@@ -77,6 +82,12 @@ impl Refresher {
         for (pipeline_id, reason) in &loaded.skipped {
             if self.named.insert(*pipeline_id) {
                 tracing::warn!(event = "pipeline_skipped", %pipeline_id, reason);
+            }
+        }
+        for (key, pipeline_id) in &loaded.unknown_keys {
+            // Users choose these keys, so there is a limit to what is remembered.
+            if self.named_keys.len() < MAX_NAMED_KEYS && self.named_keys.insert(key.clone()) {
+                tracing::warn!(event = "subscription_key_unknown", key, %pipeline_id, treated_as = "absent");
             }
         }
         let skipped = loaded.skipped.len();

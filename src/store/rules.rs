@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use super::StoreError;
 use super::catalog::columns;
 use super::database::Connection;
-use crate::rules::{Rule, RuleRow, Rules};
+use crate::rules::{Rule, RuleRow, Rules, UnknownKeys};
 
 /// The rules at one moment, and the rows that make none.
 #[derive(Debug, Default)]
@@ -13,6 +13,7 @@ pub(super) struct Loaded {
     pub(super) rules: Rules,
     /// Pipeline and reason.
     pub(super) skipped: Vec<(uuid::Uuid, String)>,
+    pub(super) unknown_keys: UnknownKeys,
 }
 
 /// Reads every active signal pipeline.
@@ -43,7 +44,7 @@ pub(super) async fn load(connection: &Connection, is_unhurried: bool) -> Result<
             tickers: row.try_get(2).map_err(StoreError::Answer)?,
             subscriptions: row.try_get(3).map_err(StoreError::Answer)?,
         };
-        match Rule::try_from(&row) {
+        match Rule::read(&row, &mut loaded.unknown_keys) {
             Ok(rule) => loaded.rules.add(rule),
             Err(reason) => loaded.skipped.push((row.pipeline_id, reason)),
         }

@@ -1,5 +1,6 @@
-//! What a task is told: the keyword arguments, made from the signal and the rule. Pure.
+//! The keyword arguments of a task, made from its signals and its rule. Pure.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use jiff::Timestamp;
@@ -13,10 +14,13 @@ use super::celery::iso8601;
 use crate::chaos::{self, Bug};
 use crate::config::{Argument, CeleryConfig};
 use crate::intake::{Batch, Details, Signal};
-use crate::rules::{Candidate, RuleSet};
+use crate::rules::{Candidate, Matches};
 
 /// Names our ids. A new one would make every signal new, so it never changes.
 const NAMESPACE: Uuid = Uuid::from_u128(0x7f3d_2c4e_51a8_5b0d_9a67_3c1e_84f0_d2b6);
+
+/// Characters of a reasoning that a task holds at most, so that many tickers do not make a task large.
+const MAX_REASONING_CHARS: usize = 1_000;
 
 /// What a candidate would be told, and under which id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,15 +42,19 @@ pub fn signal_id(topic: &str, batch: &Batch, signal: &Signal) -> String {
     if !stated.is_empty() {
         return stated.to_owned();
     }
-    let place = format!("{topic}|{}|{}|{}", signal.partition, signal.offset, signal.record_time_ms);
-    Uuid::new_v5(&NAMESPACE, place.as_bytes()).to_string()
+    id_of_place(topic, signal.partition, signal.offset, signal.record_time_ms)
+}
+
+/// The id of a signal that states none: made from its topic, its place there, and its time in milliseconds since 1970.
+pub fn id_of_place(topic: &str, partition: i32, offset: i64, time_ms: i64) -> String {
+    Uuid::new_v5(&NAMESPACE, format!("{topic}|{partition}|{offset}|{time_ms}").as_bytes()).to_string()
 }
 
 /// The namespace of a deployment's trigger ids. Two deployments that read the same signal start an execution each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TriggerIds(Uuid);
+pub struct IdSpace(Uuid);
 
-impl TriggerIds {
+impl IdSpace {
     /// The ids of the versions that knew no deployments.
     pub const FORMER: Self = Self(NAMESPACE);
 
@@ -74,7 +82,7 @@ impl TriggerIds {
 
 /// A trigger's id as the versions made it that knew no deployments.
 pub fn trigger_id(pipeline_id: Uuid, slot: &str, signal_id: &str) -> Uuid {
-    TriggerIds::FORMER.trigger_id(pipeline_id, slot, signal_id)
+    IdSpace::FORMER.trigger_id(pipeline_id, slot, signal_id)
 }
 
 /// What the candidate would be told. `slot` is empty for a whole pipeline.
@@ -82,11 +90,11 @@ pub fn trigger_text(
     config: &CeleryConfig,
     topic: &str,
     batch: &Batch,
-    rules: &RuleSet,
+    matches: &Matches,
     candidate: &Candidate,
     slot: &str,
 ) -> TriggerText {
-    Texts::new(config, topic, TriggerIds::FORMER, batch, rules).text(candidate, slot)
+    Texts::new(config, topic, IdSpace::FORMER, batch, matches).text(candidate, slot)
 }
 
 /// Tells the candidates of one batch what they need to know. One signal may lead many of them: it is read once.
@@ -94,9 +102,10 @@ pub fn trigger_text(
 pub struct Texts<'a> {
     config: &'a CeleryConfig,
     topic: &'a str,
-    ids: TriggerIds,
+    ids: IdSpace,
     batch: &'a Batch,
-    rules: &'a RuleSet,
+    matches: &'a Matches,
+    /// The signals that were read, by their positions in the batch.
     said: HashMap<u32, Said<'a>, foldhash::fast::RandomState>,
 }
 
@@ -108,31 +117,38 @@ struct Said<'a> {
     context: String,
     /// The signal's own object as JSON; an empty one when there is none.
     metadata: &'a str,
+    /// Its id and its time as JSON.
+    id: String,
+    time: String,
+    reasoning: Vec<Option<&'a RawValue>>,
+    /// For each of its mentions the entry of `signals` as JSON, once a candidate has asked for it.
+    entries: Vec<Option<String>>,
 }
 
 impl<'a> Texts<'a> {
-    /// Texts for a batch that was matched with these rules.
-    pub fn new(config: &'a CeleryConfig, topic: &'a str, ids: TriggerIds, batch: &'a Batch, rules: &'a RuleSet) -> Self {
-        Self { config, topic, ids, batch, rules, said: HashMap::default() }
+    /// Texts for a batch and what it matches.
+    pub fn new(config: &'a CeleryConfig, topic: &'a str, ids: IdSpace, batch: &'a Batch, matches: &'a Matches) -> Self {
+        Self { config, topic, ids, batch, matches, said: HashMap::default() }
     }
 
     /// What the candidate would be told. `slot` is empty for a whole pipeline.
     pub fn text(&mut self, candidate: &Candidate, slot: &str) -> TriggerText {
-        let Self { config, topic, ids, batch, rules, .. } = *self;
-        let said = self.said.entry(candidate.signal).or_insert_with(|| Said::new(topic, batch, candidate.signal));
+        let Self { config, ids, batch, matches, .. } = *self;
+        let rules = &matches.rules;
+        let said = self.said(candidate.signal);
+        let (signal_id, room) = (said.signal_id.clone(), said.context.len() + said.metadata.len());
         let pipeline_id = rules.pipeline_id(candidate.pipeline);
-        let signal_id = said.signal_id.clone();
         let trigger_id =
             if chaos::bug(Bug::NoConflictKey) { Uuid::new_v4() } else { ids.trigger_id(pipeline_id, slot, &signal_id) };
-        let symbol = batch.text(batch.mention(candidate.mentions[0]).ticker);
-        let mut kwargs = Object::with_capacity(384 + said.context.len() + said.metadata.len());
+        let symbol = batch.text(batch.mention(candidate.first).ticker);
+        let mut kwargs = Object::with_capacity(384 + room + 256 * matches.mentions(candidate).count());
         for argument in &config.arguments {
             match argument {
                 Argument::PipelineId => kwargs.field("pipeline_id").json(&pipeline_id),
                 Argument::UserId => kwargs.field("user_id").json(&rules.owner(candidate.pipeline)),
                 Argument::ExecutionId => kwargs.field("execution_id").json(&trigger_id),
                 Argument::Symbol => kwargs.field("symbol").json(symbol),
-                Argument::SignalContext => said.tell(candidate, batch, kwargs.field("signal_context")),
+                Argument::SignalContext => self.context(candidate, kwargs.field("signal_context")),
             }
         }
         for (name, value) in &config.extra_kwargs {
@@ -141,40 +157,92 @@ impl<'a> Texts<'a> {
         let kwargs = kwargs.end();
         TriggerText { trigger_id, signal_id, symbol: symbol.to_owned(), kwargs }
     }
-}
 
-impl<'a> Said<'a> {
-    fn new(topic: &str, batch: &'a Batch, position: u32) -> Self {
-        let signal = &batch.signals()[position as usize];
-        let signal_id = signal_id(topic, batch, signal);
-        let details = Details::read(batch.text(signal.payload));
-        let context = format!(
-            r#"{{"signal_id":{},"signal_type":{},"source":{},"timestamp":{}"#,
-            json(&signal_id),
-            json(&some(batch.text(signal.signal_type))),
-            json(&details.source),
-            json(&timestamp(details.timestamp, signal.record_time_ms)),
-        );
-        Self { signal_id, context, metadata: details.metadata.map_or("{}", RawValue::get) }
+    /// A signal, read at most once, by its position.
+    fn said(&mut self, position: u32) -> &mut Said<'a> {
+        let Self { topic, batch, .. } = *self;
+        self.said.entry(position).or_insert_with(|| Said::new(topic, batch, &batch.signals()[position as usize]))
     }
 
-    /// Writes the whole signal context for one candidate.
-    fn tell(&self, candidate: &Candidate, batch: &Batch, out: &mut Object) {
-        out.raw(&self.context);
-        out.raw(r#","tickers":"#);
-        for (position, mention) in candidate.mentions.iter().enumerate() {
-            out.raw(if position == 0 { "[" } else { "," });
-            out.json(batch.text(batch.mention(*mention).ticker));
+    /// Writes the whole signal context of one candidate.
+    fn context(&mut self, candidate: &Candidate, out: &mut Object) {
+        let Self { batch, matches, .. } = *self;
+        out.raw(&self.said(candidate.signal).context);
+        for (position, mention) in matches.mentions(candidate).enumerate() {
+            out.raw(if position == 0 { r#","tickers":["# } else { "," });
+            out.json(batch.text(batch.mention(mention).ticker));
         }
-        let first = batch.mention(candidate.mentions[0]);
+        let first = batch.mention(candidate.first);
         out.raw(r#"],"bias":"#);
         out.json(&some(batch.text(first.bias)));
         out.raw(r#","confidence":"#);
         out.json(&first.confidence);
-        out.raw(r#","metadata":"#);
-        out.raw(self.metadata);
+        for (position, mention) in matches.mentions(candidate).enumerate() {
+            out.raw(if position == 0 { r#","signals":["# } else { "," });
+            let signal = batch.signal_of(mention);
+            out.raw(self.said(signal).entry(batch, &batch.signals()[signal as usize], mention));
+        }
+        out.raw(r#"],"metadata":"#);
+        out.raw(self.said(candidate.signal).metadata);
         out.raw("}");
     }
+}
+
+impl<'a> Said<'a> {
+    fn new(topic: &str, batch: &'a Batch, signal: &Signal) -> Self {
+        let signal_id = signal_id(topic, batch, signal);
+        let details = Details::with_reasoning(batch.text(signal.payload));
+        let (id, time) = (json(&signal_id), json(&timestamp(details.timestamp, signal.record_time_ms)));
+        let mut context = Object::with_capacity(256);
+        context.raw(r#""signal_id":"#);
+        context.raw(&id);
+        context.raw(r#","signal_type":"#);
+        context.json(&some(batch.text(signal.signal_type)));
+        context.raw(r#","source":"#);
+        context.json(&details.source);
+        context.raw(r#","timestamp":"#);
+        context.raw(&time);
+        let entries = vec![None; batch.mentions(signal).len()];
+        let metadata = details.metadata.map_or("{}", RawValue::get);
+        Self { signal_id, context: context.text(), metadata, id, time, reasoning: details.reasoning, entries }
+    }
+
+    /// The entry of `signals` for one mention of this signal.
+    fn entry(&mut self, batch: &Batch, signal: &Signal, position: u32) -> &str {
+        let index = (position - signal.first_mention) as usize;
+        let Self { id, time, reasoning, entries, .. } = self;
+        entries[index].get_or_insert_with(|| {
+            let mention = batch.mention(position);
+            let mut entry = Object::with_capacity(256);
+            entry.raw(r#""ticker":"#);
+            entry.json(batch.text(mention.ticker));
+            entry.raw(r#","signal":"#);
+            entry.json(&some(batch.text(mention.bias)));
+            entry.raw(r#","confidence":"#);
+            entry.json(&mention.confidence);
+            entry.raw(r#","reasoning":"#);
+            entry.raw(&reasoning.get(index).copied().flatten().map_or("null".into(), beginning));
+            entry.raw(r#","signal_id":"#);
+            entry.raw(id);
+            entry.raw(r#","timestamp":"#);
+            entry.raw(time);
+            entry.end()
+        })
+    }
+}
+
+/// The beginning of a reasoning, as JSON; `null` if it is no text.
+fn beginning(reasoning: &RawValue) -> Cow<'_, str> {
+    let raw = reasoning.get();
+    // Nearly always it has fewer bytes than it may have characters, and stays as it is written.
+    if raw.starts_with('"') && raw.len() <= MAX_REASONING_CHARS {
+        return raw.into();
+    }
+    let Ok(mut text) = serde_json::from_str::<String>(raw) else { return "null".into() };
+    if let Some((end, _)) = text.char_indices().nth(MAX_REASONING_CHARS) {
+        text.truncate(end);
+    }
+    json(&text).into()
 }
 
 /// A JSON object that is being written, without a text for each of its values.
@@ -207,6 +275,11 @@ impl Object {
 
     fn end(mut self) -> String {
         self.raw("}");
+        self.text()
+    }
+
+    /// What is written so far.
+    fn text(self) -> String {
         String::from_utf8(self.0).expect("every piece was a text")
     }
 }

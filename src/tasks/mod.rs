@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-pub use context::{Texts, TriggerIds, TriggerText, signal_id, trigger_id, trigger_text};
+pub use context::{IdSpace, Texts, TriggerText, id_of_place, signal_id, trigger_id, trigger_text};
 
 /// A task to be published.
 #[derive(Debug, Clone, PartialEq)]

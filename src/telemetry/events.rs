@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
 
 use crate::clock;
-use crate::intake::{Batch, Rejected};
+use crate::intake::{Batch, Position, Rejected};
 use crate::rules::Matches;
 use crate::store::Wanted;
 use crate::tasks::signal_id;
@@ -46,6 +46,21 @@ impl Events {
         self.rejected(batch.rejected());
     }
 
+    /// It is stored where a partition is read from.
+    pub fn positioned(&self, position: &Position) {
+        if let Some(from) = position.overtaken_at {
+            tracing::error!(
+                event = "progress_behind_kafka",
+                topic = self.topic,
+                partition = position.partition,
+                from,
+                to = position.next_offset,
+                text = "Kafka's committed offset is ahead of ours: another member of the group has decided the records from..to, or \
+                    the database has lost commits. They are not decided again. See docs/offsets.md",
+            );
+        }
+    }
+
     /// Records are on their way to the dead-letter topic.
     pub fn rejected(&mut self, rejected: &[Rejected]) {
         for rejected in rejected {
@@ -68,7 +83,7 @@ impl Events {
         let (written, suppressed) = self.matched.take(matches.candidates.len(), clock::now());
         for (position, candidate) in matches.candidates.iter().take(written).enumerate() {
             let pipeline_id = matches.rules.pipeline_id(candidate.pipeline);
-            let matched_tickers = list(candidate.mentions.iter().map(|mention| batch.text(batch.mention(*mention).ticker)));
+            let matched_tickers = list(matches.mentions(candidate).map(|mention| batch.text(batch.mention(mention).ticker)));
             let suppressed = suppressed.filter(|_| position == 0);
             tracing::info!(event = "signal_matched_to_pipeline", %pipeline_id, matched_tickers, suppressed);
         }

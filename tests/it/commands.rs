@@ -38,8 +38,8 @@ async fn offsets_list_shows_what_is_decided_and_what_kafka_has() {
     assert!(dispatcher.stop().success());
     scene.send(&[signal("4", "NOBODY")]);
     let rows = rows(&output(&scene, &["offsets", "list"]));
-    assert_eq!(rows[0][..6], ["0", "3", "0", "4", "1", "ok"]);
-    assert_eq!(rows[1][..5], ["1", "-", "0", "0", "0"]);
+    assert_eq!(rows[0][..7], ["0", "3", "3", "0", "4", "1", "ok"]);
+    assert_eq!(rows[1][..7], ["1", "0", "-", "0", "0", "0", "ok"]);
     assert_eq!(rows.len(), 2);
 }
 
@@ -51,10 +51,13 @@ async fn offsets_set_moves_a_partition_whose_instances_are_down() {
     scene.decided(3).await;
     assert!(dispatcher.stop().success());
     scene.send(&["4", "5", "6"].map(|id| signal(id, "NOBODY")));
-    for (to, expected) in
-        [("1", "3 → 1"), ("latest", "1 → 6; 5 offsets are never decided"), ("earliest", "6 → 0"), ("5", "0 → 5; 5 offsets")]
-    {
-        let said = output(&scene, &["offsets", "set", "--partition", "0", "--to", to]);
+    for (to, expected) in [
+        ("latest", "3 → 6; 3 offsets are not decided"),
+        ("4", "6 → 4; 2 offsets that were skipped are decided now, 0 keep"),
+        ("committed", "4 → 3; 1 offsets that were skipped are decided now, 0 keep"),
+        ("5", "3 → 5; 2 offsets are not decided"),
+    ] {
+        let said = output(&scene, &["offsets", "set", "--partition", "0", "--to", to, "--yes"]);
         assert!(said.contains(expected), "{to}: {said}");
     }
     let dispatcher = scene.setting.start();

@@ -197,7 +197,7 @@ fn told(celery: &CeleryConfig, topic: &str, payload: &str) -> Task {
     let user_id = Some("5d2c1a6e-0000-4000-8000-000000000001".to_owned());
     let rules = Arc::new(RuleSet::new(vec![Rule { pipeline_id: PIPELINE, user_id, tickers, subscriptions: Vec::new() }]));
     let matches = rules.match_batch(&batch, Scope::Pipeline, &HashSet::new());
-    let text = trigger_text(celery, topic, &batch, &rules, &matches.candidates[0], "");
+    let text = trigger_text(celery, topic, &batch, &matches, &matches.candidates[0], "");
     Task { trigger_id: text.trigger_id, kwargs: text.kwargs }
 }
 

@@ -23,6 +23,8 @@ mod late;
 mod ledger;
 mod logs;
 mod outages;
+mod platform;
+mod positions;
 mod redis_queue;
 mod rules;
 mod shutdown;

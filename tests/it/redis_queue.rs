@@ -372,3 +372,41 @@ async fn a_redis_that_is_not_there_is_an_error_without_credentials() {
     assert!(error.starts_with(&format!("redis at redis://127.0.0.1:{closed}/3: ")), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guard_lives_as_long_as_its_publication_may_come_again() {
+    let mut world = World::new(&service("TEST_REDIS_URL"));
+    let day = Duration::from_secs(86_400);
+    let mut queue = RedisQueue::new(world.address(), &world.celery, LEASE, Some(day)).unwrap();
+    let (first, second) = (publication(2, 1), publication(1, 1));
+    let mut redis = redis::Client::open(service("TEST_REDIS_URL")).unwrap().get_connection().unwrap();
+    let mut life = |queue: &RedisQueue, id: Uuid| redis.ttl::<_, u64>(queue.guard(id)).unwrap();
+    queue.enqueue(&first).await.unwrap();
+    let unconfirmed = life(&queue, first.id);
+    assert!((day.as_secs()..=day.as_secs() + 360).contains(&unconfirmed), "{unconfirmed}");
+    assert_eq!(queue.has(first.id).await.unwrap(), Some(true));
+    assert_eq!(queue.has(second.id).await.unwrap(), Some(false));
+
+    // The store knows that it is published: only a request under way may still meet its guard.
+    queue.settled(first.id);
+    queue.enqueue(&second).await.unwrap();
+    let (settled, unconfirmed) = (life(&queue, first.id), life(&queue, second.id));
+    assert!((300..=360).contains(&settled), "{settled}");
+    assert!(unconfirmed > day.as_secs(), "{unconfirmed}");
+    queue.enqueue(&first).await.unwrap();
+    assert_eq!(world.tasks().len(), 3, "it still guards");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_too_late_is_refused_and_leaves_no_guard() {
+    let mut world = World::new(&service("TEST_REDIS_URL"));
+    let mut queue = world.queue();
+    let late = Publication { publish_by: trigger_dispatcher::clock::timer(), ..publication(1, 1) };
+    let error = queue.enqueue(&late).await.unwrap_err().to_string();
+    assert!(error.contains("no longer be in force"), "{error}");
+    assert_eq!((queue.has(late.id).await.unwrap(), world.tasks().len()), (Some(false), 0));
+    // With a new lease it is taken.
+    let renewed = Publication { publish_by: late.publish_by + Duration::from_secs(60), ..late };
+    queue.enqueue(&renewed).await.unwrap();
+    assert_eq!((queue.has(renewed.id).await.unwrap(), world.tasks().len()), (Some(true), 1));
+}

@@ -127,6 +127,7 @@ async fn rows_that_make_no_sense_are_named_once_and_the_others_load() {
         ("scanner_tickers", json!(7)),
         ("signal_subscriptions", json!("golden_cross")),
         ("signal_subscriptions", json!([{"min_confidence": "high"}])),
+        ("signal_subscriptions", json!([{"signal_typ": "golden_cross"}])),
     ] {
         let pipeline = scene.database.pipeline("senseless", &["AAPL"]).await;
         scene
@@ -145,7 +146,7 @@ async fn rows_that_make_no_sense_are_named_once_and_the_others_load() {
     scene.setting.set("CACHE_REFRESH_INTERVAL_SECONDS", "0.1");
     let dispatcher = scene.setting.start();
     let refreshed = dispatcher.wait_for_event("rules_refreshed");
-    assert_eq!((refreshed["pipelines"].clone(), refreshed["skipped"].clone()), (json!(1), json!(6)));
+    assert_eq!((refreshed["pipelines"].clone(), refreshed["skipped"].clone()), (json!(1), json!(7)));
     scene.send(&[signal("1", "AAPL")]);
     assert_eq!(scene.enqueued(1), [good]);
     // Two more refreshes: what was named before is not named again.
@@ -155,11 +156,32 @@ async fn rows_that_make_no_sense_are_named_once_and_the_others_load() {
     }
     let named: Vec<String> =
         dispatcher.events("pipeline_skipped").iter().map(|line| line["pipeline_id"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(named.len(), 6, "{named:?}");
+    assert_eq!(named.len(), 7, "{named:?}");
     assert_eq!(named.into_iter().collect::<BTreeSet<_>>(), senseless);
     for line in dispatcher.events("pipeline_skipped") {
         assert!(!line["reason"].as_str().unwrap().is_empty());
     }
+}
+
+#[tokio::test]
+async fn an_unknown_key_beside_a_known_one_is_named_once_however_many_have_it() {
+    let mut scene = Scene::new(1).await;
+    for name in ["one", "two"] {
+        let pipeline = scene.database.pipeline(name, &["AAPL"]).await;
+        let subscriptions = json!([{"signal_type": "golden_cross", "min_confidenze": 80, "description": "mine"}]);
+        let sql = "update pipelines set signal_subscriptions = $1 where id = $2";
+        scene.database.client.execute(sql, &[&subscriptions, &pipeline]).await.unwrap();
+    }
+    scene.setting.set("CACHE_REFRESH_INTERVAL_SECONDS", "0.1");
+    let dispatcher = scene.setting.start();
+    for number in 3..5 {
+        scene.database.pipeline("another", &["MSFT"]).await;
+        wait_for("a refresh", 20, || is_loaded(&dispatcher, number).then_some(()));
+    }
+    let named = dispatcher.events("subscription_key_unknown");
+    assert_eq!(named.iter().map(|line| line["key"].as_str().unwrap()).collect::<Vec<_>>(), ["min_confidenze"], "{named:?}");
+    scene.send(&[signal("1", "AAPL")]);
+    assert_eq!(scene.enqueued(2).len(), 2, "the known key holds");
 }
 
 #[tokio::test]

@@ -78,12 +78,50 @@ async fn a_signal_with_several_tickers_makes_one_task_that_lists_all_that_matche
     let timestamp: jiff::Timestamp = context["timestamp"].as_str().unwrap().parse().unwrap();
     assert_eq!(timestamp, "2026-01-02T02:04:05Z".parse().unwrap());
     assert!(context["timestamp"].as_str().unwrap().ends_with("+00:00"), "UTC, said so: {context}");
-    context.as_object_mut().unwrap().remove("timestamp");
+    let time = context.as_object_mut().unwrap().remove("timestamp").unwrap();
+    // AAPL BEARISH contradicts what the signal says before, and is left out.
+    let entry = |ticker, signal, confidence| json!({"ticker": ticker, "signal": signal, "confidence": confidence, "reasoning": null, "signal_id": "several", "timestamp": time});
     let expected = json!({
         "signal_id": "several", "signal_type": "golden_cross", "source": "test",
         "tickers": ["AAPL", "MSFT"], "bias": "BULLISH", "confidence": 85.5, "metadata": metadata,
+        "signals": [entry("AAPL", "BULLISH", 85.5), entry("MSFT", "BEARISH", 60.0)],
     });
     assert_eq!(context, expected);
+}
+
+#[tokio::test]
+async fn opposite_directions_of_one_ticker_never_share_a_task() {
+    let mut scene = Scene::new(1).await;
+    // All are in the topic before the dispatcher starts, so that they are one batch.
+    scene.setting.set("BATCH_FLUSH", "window");
+    let pipeline = scene.database.pipeline("watches two", &["AAPL", "MSFT"]).await;
+    let said = |id: &str, ticker: &str, direction: &str, reasoning: &str| json!({"signal_id": id, "tickers": [{"ticker": ticker, "signal": direction, "confidence": 90, "reasoning": reasoning}]});
+    scene.send(&[
+        said("bullish", "AAPL", "BULLISH", "first"),
+        said("bearish", "AAPL", "BEARISH", "opposite"),
+        said("other", "MSFT", "BEARISH", "another ticker"),
+        said("newest", "AAPL", " bullish ", "newest"),
+    ]);
+    let dispatcher = scene.setting.start();
+    let total = scene.decided(4).await;
+    assert_eq!(dispatcher.events("processing_signal_batch").len(), 1, "one batch");
+    assert_eq!((total.triggered, total.busy, total.merged), (1, 1, 2));
+    assert_eq!(scene.enqueued(1), [pipeline]);
+    let tasks = scene.queue.tasks();
+    let context = tasks[0].context();
+    assert_eq!(
+        (&context["signal_id"], &context["bias"], &context["tickers"]),
+        (&json!("bullish"), &json!("BULLISH"), &json!(["AAPL", "MSFT"]))
+    );
+    let entries = context["signals"].as_array().unwrap().iter();
+    let entries: Vec<_> =
+        entries.map(|entry| ["ticker", "signal", "reasoning", "signal_id"].map(|name| entry[name].as_str().unwrap())).collect();
+    assert_eq!(entries, [["AAPL", "bullish", "newest", "newest"], ["MSFT", "BEARISH", "another ticker", "other"]]);
+    // The opposite one was not known to the ledger: sent again, when the slot is free, it starts a task of its own.
+    over(&scene, tasks[0].id, pipeline).await;
+    scene.send(&[said("bearish", "AAPL", "BEARISH", "opposite")]);
+    scene.enqueued(2);
+    assert_eq!(scene.queue.tasks()[1].context()["bias"], "BEARISH");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use trigger_dispatcher::store::{ClaimRequest, Claims as _, Database, Verdict, mi
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
-use crate::support::request::request;
+use crate::support::request::{held, request};
 use crate::support::settings::config;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -26,7 +26,7 @@ async fn an_execution_that_was_over_before_the_claim_looked_does_not_free_its_sl
     let store = Database::new(&config.postgres);
     migrate::migrate(&store).await.unwrap();
     let mut claims = PostgresClaims::new(store, ClaimTerms::new(&config));
-    let start = claims.open(&[0]).await.unwrap()[0];
+    let start = held(&claims.open(&[0]).await.unwrap()[0]);
     let pipeline = database.pipeline("p", &["AAPL"]).await;
     // The statement is prepared by now: what waits next is the claim itself.
     assert_eq!(won(&mut claims, &request(start, 0, &[])).await, 0);

@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use trigger_dispatcher::intake::Start;
 use trigger_dispatcher::store::deployment::register;
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
 use trigger_dispatcher::store::sweep::{LeaseTerms, PATIENCE, retry, take_up};
@@ -14,7 +13,7 @@ use trigger_dispatcher::tasks::{Publication, trigger_id};
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
-use crate::support::request::request;
+use crate::support::request::{Held, held, request};
 use crate::support::settings::config;
 
 const LEASE: Duration = Duration::from_secs(900);
@@ -24,7 +23,7 @@ struct World {
     store: Database,
     lease_terms: LeaseTerms,
     claims: PostgresClaims,
-    start: Start,
+    start: Held,
     next_offset: i64,
 }
 
@@ -36,9 +35,16 @@ impl World {
         migrate::migrate(&store).await.unwrap();
         let terms = ClaimTerms::new(&config);
         let deployment = register(&store.connect().await.unwrap(), &terms.key).await.unwrap();
-        let lease_terms = LeaseTerms { deployment, lease: LEASE, margin: Duration::ZERO, max_age: None, patience: PATIENCE };
+        let lease_terms = LeaseTerms {
+            deployment,
+            lease: LEASE,
+            margin: Duration::ZERO,
+            max_age: None,
+            patience: PATIENCE,
+            evidence: terms.evidence.clone(),
+        };
         let mut claims = PostgresClaims::new(store.clone(), terms);
-        let start = claims.open(&[0]).await.unwrap()[0];
+        let start = held(&claims.open(&[0]).await.unwrap()[0]);
         Self { database, store, lease_terms, claims, start, next_offset: 0 }
     }
 
@@ -106,7 +112,7 @@ async fn a_confirmation_outlives_a_batch_that_is_fenced() {
     let mut world = World::create().await;
     let (publication, _) = world.publish(&pipelines(1)).await;
     world.claims.confirm(publication);
-    let old = request(Start { epoch: world.start.epoch - 1, ..world.start }, 1, &pipelines(1));
+    let old = request(Held { epoch: world.start.epoch - 1, ..world.start }, 1, &pipelines(1));
     assert_eq!(world.claims.claim(&old).await.unwrap(), Verdict::Fenced(vec![0]));
     if world.claims.has_unwritten() {
         world.claims.flush().await.unwrap();
@@ -167,7 +173,7 @@ fn claimers(world: &World, slots: &[Uuid]) -> JoinSet<()> {
         let terms = ClaimTerms::new(&config("redis://unused/0", Some(&world.database)));
         racing.spawn(async move {
             let mut claims = PostgresClaims::new(store, terms);
-            let start = claims.open(&[partition]).await.unwrap()[0];
+            let start = held(&claims.open(&[partition]).await.unwrap()[0]);
             for offset in 0..25 {
                 let verdict = claims.claim(&request(start, offset, &slots)).await.unwrap();
                 assert!(matches!(verdict, Verdict::Claimed(claimed) if claimed.won.is_empty()));

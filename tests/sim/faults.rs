@@ -29,10 +29,12 @@ pub(crate) enum Fault {
     BrokerOutage,
     /// A result reaches the backend late.
     LateResult,
+    /// Another service of the group decides some records, and ours comes back.
+    Rollback,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::ErrorBefore,
         Self::LostReply,
         Self::LateEffect,
@@ -46,6 +48,7 @@ impl Fault {
         Self::MessageRedelivered,
         Self::BrokerOutage,
         Self::LateResult,
+        Self::Rollback,
     ];
 }
 

@@ -49,12 +49,18 @@ pub(crate) struct Record {
     place: (i32, i64),
     signal: String,
     tickers: Vec<&'static str>,
+    directions: Vec<&'static str>,
 }
 
 impl Record {
     pub(crate) fn new(produced: &Produced, offset: usize) -> Self {
         let place = (i32::try_from(produced.partition).unwrap(), i64::try_from(offset).unwrap());
-        Self { place, signal: produced.signal.clone(), tickers: produced.tickers.clone() }
+        Self {
+            place,
+            signal: produced.signal.clone(),
+            tickers: produced.tickers.clone(),
+            directions: produced.directions.clone(),
+        }
     }
 
     fn is_bad(&self) -> bool {
@@ -66,12 +72,22 @@ impl Record {
 #[derive(Debug, Default)]
 pub(crate) struct Evidence {
     records: BTreeMap<(i32, i64), Record>,
+    /// Records that another service of the group has decided before ours moved its offset past them, and when.
+    others: BTreeMap<(i32, i64), i64>,
+    /// What that service has committed.
+    committed: BTreeMap<i32, i64>,
     violations: Vec<Violation>,
 }
 
 impl Evidence {
     pub(crate) fn produced(&mut self, record: Record) {
         self.records.insert(record.place, record);
+    }
+
+    /// Another service of the group has committed `until`, when ours had decided up to `ours`.
+    pub(crate) fn decided_by_another(&mut self, partition: i32, ours: i64, until: i64) {
+        self.others.extend((ours..until).map(|offset| ((partition, offset), clock::now_ms())));
+        self.committed.insert(partition, until);
     }
 
     fn check(&mut self, holds: bool, invariant: Invariant, text: impl FnOnce() -> String) {
@@ -86,12 +102,14 @@ impl Evidence {
         let progress = services.progress();
         let next = |partition: i32| progress.get(&partition).and_then(|progress| progress.next_offset).unwrap_or(0);
         for (partition, committed) in services.topic.committed() {
-            let decided = next(partition);
+            let decided = next(partition).max(self.committed.get(&partition).copied().unwrap_or(0));
             self.check(committed <= decided, Invariant::I6Order, || {
                 format!("partition {partition}: Kafka was told {committed}, decided is {decided}")
             });
         }
-        let bad: Vec<_> = self.records.values().filter(|record| record.is_bad()).map(|record| record.place).collect();
+        let ours = |place: &(i32, i64)| !self.others.contains_key(place);
+        let bad: Vec<_> =
+            self.records.values().filter(|record| record.is_bad()).map(|record| record.place).filter(ours).collect();
         if bad.is_empty() {
             return;
         }
@@ -138,15 +156,18 @@ impl Evidence {
             if next != end {
                 continue;
             }
-            self.check(now.consumed >= end, Invariant::I1NoLoss, || {
-                format!("partition {partition}: {} of {end} records were decided", now.consumed)
+            let others = i64::try_from(self.others.range((partition, 0)..(partition, i64::MAX)).count()).unwrap();
+            let ours = end - others;
+            self.check(now.consumed >= ours, Invariant::I1NoLoss, || {
+                format!("partition {partition}: {} of {ours} records were decided", now.consumed)
             });
-            self.check(now.consumed <= end, Invariant::I5Conservation, || {
-                format!("partition {partition}: {end} records were decided {} times", now.consumed)
+            self.check(now.consumed <= ours, Invariant::I5Conservation, || {
+                format!("partition {partition}: {ours} records were decided {} times", now.consumed)
             });
             let sum = now.triggered + now.busy + now.redelivered + now.merged + now.unmatched + now.stale + now.invalid;
             self.check(now.consumed == sum, Invariant::I5Conservation, || format!("partition {partition}: {now:?}"));
-            let here: Vec<&Record> = self.records.values().filter(|record| record.place.0 == partition).collect();
+            let is_here = |record: &&Record| record.place.0 == partition && !self.others.contains_key(&record.place);
+            let here: Vec<&Record> = self.records.values().filter(is_here).collect();
             let count =
                 |test: &dyn Fn(&Record) -> bool| i64::try_from(here.iter().filter(|record| test(record)).count()).unwrap();
             let bad = count(&Record::is_bad);
@@ -160,7 +181,8 @@ impl Evidence {
         // By whichever deployment: they share the pipelines.
         let triggered: BTreeSet<Uuid> = services.store.ledger().values().map(|trigger| trigger.pipeline_id).collect();
         for (pipeline_id, tickers) in &plan.watched {
-            let wanted = self.records.values().any(|record| record.tickers.iter().any(|ticker| tickers.contains(ticker)));
+            let mut ours = self.records.values().filter(|record| !self.others.contains_key(&record.place));
+            let wanted = ours.any(|record| record.tickers.iter().any(|ticker| tickers.contains(ticker)));
             self.check(!wanted || triggered.contains(pipeline_id), Invariant::I4Completeness, || {
                 format!("{pipeline_id} was idle and wanted, and never triggered")
             });
@@ -198,6 +220,13 @@ impl Evidence {
 
     fn messages(&mut self, plan: &Plan, services: &Services, worker: &Worker, ledger: &BTreeMap<Uuid, Trigger>) {
         let mut seen: BTreeMap<Uuid, i32> = BTreeMap::new();
+        // A part of its batch may have claimed it before.
+        let is_twice = |trigger: &&Trigger| {
+            let other = self.others.get(&(trigger.partition, trigger.offset));
+            other.is_some_and(|decided_ms| trigger.claimed_at_ms > *decided_ms)
+        };
+        let twice = ledger.values().find(is_twice);
+        self.check(twice.is_none(), Invariant::I3OneClaim, || format!("another service has decided the record of {twice:?}"));
         for message in &worker.messages {
             *seen.entry(message.trigger_id).or_default() += 1;
             let trigger = ledger.get(&message.trigger_id);
@@ -283,5 +312,31 @@ fn is_traceable(plan: &Plan, records: &BTreeMap<(i32, i64), Record>, trigger: &T
         && told["pipeline_id"].as_str() == Some(&trigger.pipeline_id.to_string())
         && told["signal_context"]["signal_id"].as_str() == Some(&record.signal)
         && record.tickers.contains(&symbol)
+        && tells_no_opposites(records, &told["signal_context"])
         && plan.watched.get(&trigger.pipeline_id).is_some_and(|watched| watched.contains(&symbol))
+}
+
+/// A task tells of each ticker what one of its signals says, and of none two opposite things.
+fn tells_no_opposites(records: &BTreeMap<(i32, i64), Record>, context: &Value) -> bool {
+    let Some(signals) = context["signals"].as_array() else { return false };
+    let names: BTreeSet<_> = signals.iter().map(|told| told["ticker"].as_str()).collect();
+    let is_said = |told: &Value| {
+        let said = records.values().find(|record| told["signal_id"].as_str() == Some(&record.signal));
+        let at = |record: &Record| record.tickers.iter().position(|ticker| told["ticker"].as_str() == Some(ticker));
+        let direction = said.and_then(|record| Some(record.directions[at(record)?]));
+        direction.is_some_and(|direction| told["signal"].as_str().unwrap_or_default() == direction)
+    };
+    let bias = context["bias"].as_str().unwrap_or_default();
+    // The newest mention of the first ticker may come from another signal, but never with the opposite direction.
+    let first = signals.first().and_then(|told| told["signal"].as_str()).unwrap_or_default();
+    let is_one = bias.is_empty() || first.is_empty() || first == bias;
+    names.len() == signals.len() && signals.iter().all(is_said) && is_one && bias == leads(records, context)
+}
+
+/// What the leading signal says of its first ticker that matched.
+fn leads<'a>(records: &'a BTreeMap<(i32, i64), Record>, context: &Value) -> &'a str {
+    let first = context["tickers"][0].as_str();
+    let of = records.values().find(|record| context["signal_id"].as_str() == Some(&record.signal));
+    let said = of.and_then(|record| Some(record.directions[record.tickers.iter().position(|ticker| first == Some(*ticker))?]));
+    said.unwrap_or("nothing")
 }

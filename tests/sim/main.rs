@@ -143,3 +143,8 @@ fn a_sweeper_that_knows_no_deployments_publishes_what_is_anothers() {
 fn a_result_of_an_earlier_attempt_frees_the_slot_under_the_later_one() {
     assert_is_caught(Bug::ResultById, Invariant::I2OneInFlight);
 }
+
+#[test]
+fn a_commit_of_another_service_that_is_ignored_decides_its_records_again() {
+    assert_is_caught(Bug::CommittedIgnored, Invariant::I5Conservation);
+}

@@ -31,6 +31,8 @@ pub(crate) struct Produced {
     pub(crate) signal: String,
     /// None if the record is bad.
     pub(crate) tickers: Vec<&'static str>,
+    /// What it says of each of them; empty if nothing.
+    pub(crate) directions: Vec<&'static str>,
     pub(crate) record: MemoryRecord,
 }
 
@@ -48,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) worker_behind: Duration,
     /// Whether workers keep results that the sweepers ask for.
     pub(crate) results: bool,
+    /// How often the service is rolled back to another one of the same group, and forward again.
+    pub(crate) rollbacks: u32,
     /// How often a step lets all workers stand still for a while.
     pub(crate) worker_pauses: f64,
     /// How often a step begins an outage of the broker.
@@ -91,6 +95,7 @@ impl Plan {
             max_age: if random.random_bool(0.3) { Some(Duration::from_secs(30)) } else { None },
             worker_behind: if random.random_bool(0.5) { MARGIN } else { Duration::ZERO },
             results: random.random_bool(0.5),
+            rollbacks: *[0, 0, 1, 2].choose(&mut random).unwrap(),
             worker_pauses: *[0.0, 0.01].choose(&mut random).unwrap(),
             broker_outages: *[0.0, 0.005, 0.02].choose(&mut random).unwrap(),
             most_slots: *[1, 2, 4_000].choose(&mut random).unwrap(),
@@ -145,7 +150,13 @@ fn records(random: &mut StdRng, partitions: usize) -> Vec<Produced> {
         if random.random_bool(0.12) {
             let payload = Some(MALFORMED.choose(random).unwrap().to_vec());
             let record = MemoryRecord { payload, ..MemoryRecord::default() };
-            records.push(Produced { partition, signal: format!("bad {number}"), tickers: Vec::new(), record });
+            records.push(Produced {
+                partition,
+                signal: format!("bad {number}"),
+                tickers: Vec::new(),
+                directions: Vec::new(),
+                record,
+            });
             continue;
         }
         // A generator that was not sure sends a signal again, maybe elsewhere.
@@ -157,10 +168,12 @@ fn records(random: &mut StdRng, partitions: usize) -> Vec<Produced> {
         let count = random.random_range(1..=2);
         let tickers: Vec<&str> = TICKERS.choose_multiple(random, count).copied().collect();
         let signal = format!("signal {number}");
-        let list: Vec<String> = tickers.iter().map(|ticker| format!(r#"{{"ticker": "{ticker}"}}"#)).collect();
+        let directions: Vec<&str> = tickers.iter().map(|_| *["BULLISH", "BEARISH", ""].choose(random).unwrap()).collect();
+        let said = |(ticker, direction)| format!(r#"{{"ticker": "{ticker}", "signal": "{direction}"}}"#);
+        let list: Vec<String> = tickers.iter().zip(&directions).map(said).collect();
         let payload = format!(r#"{{"signal_id": "{signal}", "tickers": [{}]}}"#, list.join(", "));
         let record = MemoryRecord { payload: Some(payload.into_bytes()), ..MemoryRecord::default() };
-        records.push(Produced { partition, signal, tickers, record });
+        records.push(Produced { partition, signal, tickers, directions, record });
     }
     records
 }

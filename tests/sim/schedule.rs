@@ -18,7 +18,7 @@ use trigger_dispatcher::dispatch::{Dispatcher, Stalled, Terms, Waits};
 use trigger_dispatcher::intake::memory::MemoryRecord;
 use trigger_dispatcher::store::memory::{MemoryStore, MemoryTerms, PublicationState};
 use trigger_dispatcher::store::refresh::SharedRules;
-use trigger_dispatcher::tasks::TriggerIds;
+use trigger_dispatcher::tasks::IdSpace;
 use trigger_dispatcher::telemetry::{Events, Metrics};
 
 use crate::clock;
@@ -174,7 +174,7 @@ impl Schedule {
             queue: services.queue(),
             rules: Arc::clone(&self.rules),
             terms: Terms {
-                ids: TriggerIds::of("group", &topic),
+                ids: IdSpace::of("group", &topic),
                 topic: topic.clone(),
                 scope: self.plan.scope,
                 lease: self.plan.lease,
@@ -237,7 +237,8 @@ impl Schedule {
             940..955 => self.crash(),
             955..970 => self.freeze_or_thaw(),
             970..985 => self.evict(site),
-            985..990 => self.stop(),
+            985..988 => self.stop(),
+            988..991 => self.roll_back(site),
             _ => {
                 if self.instances.len() < 4 {
                     self.join(site);
@@ -339,6 +340,29 @@ impl Schedule {
         dead.retain(|dead| *dead != member);
         services.topic.evict(member);
         self.chaos.hit(Fault::Eviction);
+    }
+
+    /// All instances of the deployment are gone, another service of its group decides some records, and one of ours comes back.
+    fn roll_back(&mut self, site: usize) {
+        if self.plan.rollbacks == 0 {
+            return;
+        }
+        self.plan.rollbacks -= 1;
+        let Site { services, evidence, dead, .. } = &mut self.sites[site];
+        let gone = self.instances.extract_if(.., |instance| instance.site == site).map(|instance| instance.member);
+        dead.drain(..).chain(gone).for_each(|member| services.topic.evict(member));
+        // What they have sent has arrived by then.
+        while services.deliver_late() {}
+        let (progress, committed) = (services.progress(), services.topic.committed());
+        for (partition, end) in (0..).zip(services.topic.ends()) {
+            let from = committed.get(&partition).copied().unwrap_or(0);
+            let until = (from + self.random.random_range(0..3)).min(end);
+            services.topic.commit_as_another(partition, until);
+            let ours = progress.get(&partition).and_then(|progress| progress.next_offset).unwrap_or(0);
+            evidence.decided_by_another(partition, ours, until);
+        }
+        self.chaos.hit(Fault::Rollback);
+        self.join(site);
     }
 
     fn stop(&mut self) {

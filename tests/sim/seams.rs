@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use trigger_dispatcher::chaos::Bug;
 use trigger_dispatcher::intake::memory::{MemorySource, MemoryTopic};
-use trigger_dispatcher::intake::{Arrival, Offsets, Rejected, Source, Start};
+use trigger_dispatcher::intake::{Arrival, Offsets, Position, Rejected, Source, Start};
 use trigger_dispatcher::store::memory::{MemoryClaims, MemoryStore, MemoryTerms, Progress, Trigger};
 use trigger_dispatcher::store::{ClaimRequest, Claims, Renewal, TakenUp, Verdict};
 use trigger_dispatcher::tasks::memory::MemoryQueue;
@@ -229,6 +229,11 @@ impl Source for FaultySource {
                 start.next_offset.get_or_insert(ends[usize::try_from(start.partition).unwrap()]);
             }
         }
+        if self.services.chaos.has(Bug::CommittedIgnored) {
+            for start in &mut starts {
+                start.committed_seen = Some(i64::MAX);
+            }
+        }
         self.services.chaos.call(self.inner.start(&starts)).await
     }
 
@@ -271,6 +276,10 @@ impl Claims for FaultyClaims {
             return Err(self.services.send_late(Late::Open(partitions.to_vec())));
         }
         self.services.chaos.call(self.inner.open(partitions)).await
+    }
+
+    async fn position(&mut self, positions: &[Position]) -> Result<Vec<i32>, Injected> {
+        self.services.chaos.call(self.inner.position(positions)).await
     }
 
     async fn begun(&mut self, partitions: &[i32]) -> Result<Vec<(i32, i64)>, Injected> {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, Task, signals
 
 from trigger_dispatcher_worker.database import Connections
 from trigger_dispatcher_worker.guard import PostgresStarts, RedisStarts, Starts, one_start
@@ -38,12 +38,23 @@ def body(*, execution_id: str, **_: Any) -> None:
     database.get().execute("SELECT count(*) FROM gate")
 
 
-guarded = one_start(
+def positional(pipeline_id: str, user_id: str, mode: str, execution_id: str) -> None:
+    body(execution_id=execution_id)
+
+
+def bound(self: Task, pipeline_id: str, user_id: str, mode: str, execution_id: str) -> None:
+    body(execution_id=execution_id)
+
+
+guard = one_start(
     starts,
     lease_seconds=settings.guard_lease_seconds,
     record_failure=record_failure,
     store_retry_seconds=0.5,
-)(body)
+)
+guarded = guard(body)
 app.task(name="guarded", acks_late=True, reject_on_worker_lost=True)(guarded)
 app.task(name="guarded_acknowledged_early")(guarded)
+app.task(name="guarded_positional", acks_late=True, reject_on_worker_lost=True)(guard(positional))
+app.task(name="guarded_bound", bind=True, acks_late=True, reject_on_worker_lost=True)(guard(bound))
 app.task(name="unguarded", acks_late=True)(body)

@@ -118,9 +118,14 @@ class Broker:
             "tickers": ["AAPL"],
             "bias": "BULLISH",
             "confidence": 85.0,
+            "signals": None,
             "metadata": {"grund": "Übergang"},
         }
         context.update({key: changes.pop(key) for key in list(changes) if key in context})
+        if context["signals"] is None:
+            said = {"signal": context["bias"], "confidence": context["confidence"], "reasoning": None}
+            origin = {"signal_id": "signal-1", "timestamp": context["timestamp"]}
+            context["signals"] = [{"ticker": "AAPL", **said, **origin}]
         kwargs = {
             "pipeline_id": str(pipeline_id),
             "user_id": str(uuid4()),
@@ -130,6 +135,10 @@ class Broker:
             **changes,
         }
         self._producer.send_task(name, kwargs=kwargs, task_id=str(execution_id), queue=self.queue)
+
+    def delay(self, name: str, *args: Any) -> None:
+        """Sends a task as a platform does that passes positional arguments, under a new task id each time."""
+        self._producer.send_task(name, args=args, queue=self.queue)
 
     def is_empty(self) -> bool:
         """Nothing waits in the queue; on Redis, where one can see it, nothing is unacknowledged either."""

@@ -84,6 +84,45 @@ def test_without_an_execution_id_the_task_id_is_the_trigger(task: Callable[..., 
     assert starts.begin(UUID(trigger), uuid4(), "other", 60.0).outcome == "completed"
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda pipeline_id, user_id, mode, execution_id: None,
+        lambda pipeline_id, user_id, mode, execution_id, **extra: None,
+        lambda pipeline_id, user_id, mode="live", execution_id=None, *rest: None,
+    ],
+)
+def test_the_execution_id_is_found_by_position_and_by_name(
+    task: Callable[..., Task], starts: Starts, body: Callable[..., Any]
+) -> None:
+    guarded, trigger = task(body), uuid4()
+    # Two messages of one execution: their task ids differ.
+    assert guarded.apply(("p", "u", "paper", str(trigger)), task_id=str(uuid4())).get() is None
+    assert starts.begin(trigger, uuid4(), "other", 60.0).outcome == "completed"
+    by_name = {"pipeline_id": "p", "user_id": "u", "mode": "paper", "execution_id": str(trigger)}
+    assert guarded.apply(kwargs=by_name, task_id=str(uuid4())).state == "IGNORED"
+
+
+def test_the_execution_id_is_found_among_extra_keyword_arguments(task: Callable[..., Task], starts: Starts) -> None:
+    guarded, trigger = task(lambda pipeline_id, **anything: None), uuid4()
+    guarded("p", execution_id=str(trigger))
+    assert starts.begin(trigger, uuid4(), "other", 60.0).outcome == "completed"
+
+
+def test_a_bound_task_finds_it_behind_self(starts: Starts) -> None:
+    runs: list[str] = []
+
+    def body(self: Task, pipeline_id: str, execution_id: str) -> None:
+        runs.append(self.name)
+
+    app = Celery(set_as_current=False)
+    guarded, trigger = app.task(bind=True, shared=False, name="bound")(one_start(starts)(body)), str(uuid4())
+    app.finalize()
+    for _ in range(2):
+        guarded.apply(("p", trigger), task_id=str(uuid4()))
+    assert runs == ["bound"]
+
+
 def test_a_trigger_that_is_no_uuid_is_refused(task: Callable[..., Task]) -> None:
     with pytest.raises(ValueError, match="must be a UUID, not 'seven'"):
         task(lambda execution_id: None)(execution_id="seven")

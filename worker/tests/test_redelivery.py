@@ -57,6 +57,20 @@ def test_three_deliveries_of_each_trigger_start_each_once(
     assert worker.log().count("start_refused") == 10
 
 
+@pytest.mark.parametrize("task", ["guarded_positional", "guarded_bound"])
+def test_an_execution_id_among_positional_arguments_starts_once(
+    broker: Broker, platform: Platform, start_worker: StartWorker, counting: Callable[[UUID], int], task: str
+) -> None:
+    worker, trigger = start_worker(broker, platform, app="tests.counting_app"), uuid4()
+    # As `execute_pipeline.delay(pipeline_id, user_id, mode, execution_id)` twice: two messages with ids of their own.
+    for _ in range(2):
+        broker.delay(task, str(uuid4()), str(uuid4()), "paper", str(trigger))
+    wait_until("a second delivery", lambda: "start_refused" in worker.log() or counting(trigger) == 2, worker.log)
+    wait_until("all deliveries handled", broker.is_empty, worker.log)
+    assert counting(trigger) == 1
+    assert f"start_refused trigger_id={trigger}" in worker.log()
+
+
 @pytest.mark.parametrize(("task", "starts"), [("unguarded", 2), ("guarded", 1)])
 def test_a_task_that_outlives_the_visibility_timeout_starts_twice_only_without_the_guard(
     redis_broker: Broker,

@@ -31,6 +31,16 @@ def test_a_task_runs_then_completes_with_its_decision(
     assert (done["result"]["bias"], done["result"]["confidence"], done["result"]["mode"]) == ("BULLISH", 85.0, "paper")
     wait_until("the message acknowledged", broker.is_empty, worker.log)
 
+    # Each ticker has its own direction.
+    mixed = uuid4()
+    signals = [
+        {"ticker": "AAPL", "signal": "BULLISH", "confidence": 91.5},
+        {"ticker": "MSFT", "signal": "BEARISH", "confidence": 60},
+    ]
+    broker.send(mixed, pipeline_id, tickers=["AAPL", "MSFT"], confidence=91.5, signals=signals)
+    decisions = platform.wait_for_status(mixed, "COMPLETED", worker)["result"]["decisions"]
+    assert {ticker: decision["action"] for ticker, decision in decisions.items()} == {"AAPL": "BUY", "MSFT": "SELL"}
+
     # The same worker: bad input fails with its reason, and the worker lives on.
     bad, good = uuid4(), uuid4()
     broker.send(bad, pipeline_id, confidence="high")

@@ -17,7 +17,7 @@ const PLAIN: &str =
 const ACTIVE: [&str; 4] = ["pending", "queued", "running", "started"];
 const OVER: [&str; 4] = ["completed", "failed", "cancelled", "expired"];
 /// Parameters of the claim; another number of them means that this file must learn what is new.
-const PARAMETERS: usize = 29;
+const PARAMETERS: usize = 33;
 
 pub(crate) struct Claims {
     client: Client,
@@ -40,8 +40,9 @@ fn claim_sql() -> String {
             "{over}",
             concat!(
                 "(",
+                "($33::bool and ",
                 include_str!("../../../src/store/sql/over_by_time.sql"),
-                " or ",
+                ") or ",
                 include_str!("../../../src/store/sql/over_by_id.sql"),
                 ")"
             ),
@@ -49,8 +50,10 @@ fn claim_sql() -> String {
         .replace("{id_is_trigger}", "e.id = s.trigger_id")
         .replace("{pipeline_id}", "c.pipeline_id")
         .replace("{slot_pipeline_id}", "s.pipeline_id")
-        .replace("{symbol}", "e.symbol::text")
-        .replace("{created_at}", "e.created_at")
+        // Whether a status may be null hangs on the column: the sample's is not null.
+        .replace("{or_no_status}", "")
+        .replace("{symbol}", r"nullif(upper(btrim(e.symbol::text, E' \t\n\r')), '')")
+        .replace("{made_since}", "e.created_at > s.claimed_at")
 }
 
 impl Claims {
@@ -136,6 +139,10 @@ impl Claims {
             &false,
             &none,
             &none,
+            &1_i32,
+            &vec![0_i64; size],
+            &Vec::<Uuid>::new(),
+            &true,
         ];
         let (seconds, row) = seconds(|| Ok(self.client.query_one(&self.claim, &values)?))?;
         let word: String = row.get(0);

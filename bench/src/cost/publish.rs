@@ -7,6 +7,8 @@ use uuid::Uuid;
 use super::{Timed, seconds};
 use crate::services::Services;
 
+/// Long after this run, in microseconds since 1970.
+const UNTIL: i64 = 4_000_000_000_000_000;
 const SCRIPT: &str = include_str!("../../../src/tasks/publish.lua");
 
 pub(super) struct Publishing {
@@ -31,7 +33,10 @@ impl Publishing {
         let messages = self.messages.get(..size).with_context(|| format!("only {} messages", self.messages.len()))?;
         let guard = format!("{}_{}", self.list, Uuid::new_v4().simple());
         let mut guarded = redis::cmd("EVALSHA");
-        guarded.arg(&self.script).arg(2).arg(&self.list).arg(&guard).arg(60).arg(1).arg(messages);
+        // As in the flow: with a limit of time, and the guard of the publication before, which is settled.
+        let before = format!("{guard}_before");
+        guarded.arg(&self.script).arg(3).arg(&self.list).arg(&guard).arg(&before);
+        guarded.arg(60).arg(1).arg(UNTIL).arg(60).arg(messages);
         let mut plain = redis::cmd("LPUSH");
         plain.arg(&self.list).arg(messages);
         let connection = &mut self.connection;

@@ -26,7 +26,7 @@ use crate::dispatch::{Dispatcher, MOST_SLOTS, Terms, WAITED_FOR, Waits};
 use crate::intake::kafka::KafkaSource;
 use crate::store::memory::MemoryStore;
 use crate::supervise::{self, Task};
-use crate::tasks::TriggerIds;
+use crate::tasks::IdSpace;
 use crate::tasks::memory::MemoryQueue;
 use crate::telemetry::{Events, Metrics, start_logs};
 
@@ -77,7 +77,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         rules: Arc::new(ArcSwap::from_pointee(rules)),
         terms: Terms {
             topic: TOPIC.to_owned(),
-            ids: TriggerIds::of(&config.kafka.consumer_group, TOPIC),
+            ids: IdSpace::of(&config.kafka.consumer_group, TOPIC),
             scope: config.trigger.scope,
             lease: config.trigger.lease,
             margin: config.trigger.lease_margin,

@@ -10,16 +10,17 @@ use crate::intake::{Record, Start};
 use crate::rules::Rule;
 use crate::store::memory::{MemoryClaims, MemoryStore, Progress};
 use crate::store::{Claims as _, Verdict};
-use crate::tasks::TriggerIds;
+use crate::tasks::IdSpace;
 
 const PARTITIONS: [i32; 3] = [0, 1, 2];
 const TICKERS: [&str; 4] = ["A", "B", "C", "D"];
 
-/// A record: its partition, the number of its signal, and its tickers; without any it is a bad one.
+/// A record: its partition, the number of its signal, and its tickers; without any it is a bad one. The signal's number says
+/// its direction, too: a signal that comes again says the same.
 type Made = (i32, u32, BTreeSet<usize>);
 
 fn terms(scope: Scope, most_slots: usize) -> Terms {
-    let (ids, lease, margin) = (TriggerIds::FORMER, Duration::from_secs(900), Duration::ZERO);
+    let (ids, lease, margin) = (IdSpace::FORMER, Duration::from_secs(900), Duration::ZERO);
     Terms {
         topic: "signals".to_owned(),
         ids,
@@ -46,7 +47,9 @@ fn rules(watched: &[BTreeSet<usize>]) -> Arc<RuleSet> {
 fn batch<'a>(starts: &[Start], records: impl IntoIterator<Item = (i64, &'a Made)>) -> Batch {
     let mut batch = Batch::default();
     for (offset, (partition, signal, tickers)) in records {
-        let tickers: Vec<_> = tickers.iter().map(|ticker| format!(r#"{{"ticker": "{}"}}"#, TICKERS[*ticker])).collect();
+        let direction = ["BULLISH", "BEARISH", "", "BULLISH"][*signal as usize % 4];
+        let ticker = |ticker: &usize| format!(r#"{{"ticker": "{}", "signal": "{direction}"}}"#, TICKERS[*ticker]);
+        let tickers: Vec<_> = tickers.iter().map(ticker).collect();
         let payload = format!(r#"{{"signal_id": "signal {signal}", "tickers": [{}]}}"#, tickers.join(", "));
         let (payload, time_ms) = (Some(payload.as_bytes()), i64::from(offset % 5 != 4));
         let record = Record { partition: *partition, offset, time_ms, key: None, payload, headers: &Vec::new };

@@ -744,3 +744,31 @@ mod random {
         assert!((300..2_700).contains(&quick), "{quick} of 3,000 are read quickly");
     }
 }
+
+fn id_of(payload: &str, headers: &[(&str, Option<&[u8]>)]) -> String {
+    let headers = || headers.iter().map(|(name, value)| ((*name).to_owned(), value.map(<[u8]>::to_vec))).collect();
+    let (mut batch, payload) = (Batch::default(), Some(payload.as_bytes()));
+    decode(&Record { partition: 3, offset: 7, time_ms: 11, key: None, payload, headers: &headers }, &mut batch).unwrap();
+    seen(&batch, &batch.signals()[0]).id
+}
+
+#[test]
+fn a_record_without_an_id_has_that_of_its_header() {
+    const NAMELESS: &str = r#"{"tickers": [{"ticker": "aapl"}]}"#;
+    for (headers, expected) in [
+        (&[][..], ""),
+        (&[("trace", Some(&b"x"[..]))], ""),
+        (&[(ID_HEADER, Some(b" first "))], "first"),
+        (&[(ID_HEADER, Some(b"first")), (ID_HEADER, Some(b"last"))], "last"),
+        // Whatever cannot be an id is none.
+        (&[(ID_HEADER, None)], ""),
+        (&[(ID_HEADER, Some(b" "))], ""),
+        (&[(ID_HEADER, Some(b"\xff"))], ""),
+        (&[(ID_HEADER, Some(b"a\0b"))], ""),
+        (&[(ID_HEADER, Some(&[b'x'; MAX_TEXT_BYTES + 1]))], ""),
+    ] {
+        assert_eq!(id_of(NAMELESS, headers), expected, "{headers:?}");
+    }
+    let named = r#"{"signal_id": "stated", "tickers": [{"ticker": "aapl"}]}"#;
+    assert_eq!(id_of(named, &[(ID_HEADER, Some(b"other"))]), "stated");
+}

@@ -98,6 +98,7 @@ impl DeadLetters {
             ("dead-letter-topic", self.source.clone()),
             ("dead-letter-partition", rejected.partition.to_string()),
             ("dead-letter-offset", rejected.offset.to_string()),
+            ("dead-letter-time", rejected.time_ms.to_string()),
             ("dead-letter-version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
         if kept.map(<[u8]>::len) != payload.map(<[u8]>::len) {
@@ -165,7 +166,7 @@ mod tests {
     }
 
     fn rejected() -> [Rejected; 1] {
-        [Rejected { reason: Reason::Empty, partition: 0, offset: 0, key: None, payload: None, headers: Vec::new() }]
+        [Rejected { reason: Reason::Empty, partition: 0, offset: 0, time_ms: 0, key: None, payload: None, headers: Vec::new() }]
     }
 
     #[tokio::test]

@@ -7,8 +7,11 @@
 mod assignment;
 mod client;
 mod commits;
+mod corrupt;
 mod dead_letter;
+mod identity;
 mod positions;
+mod records;
 mod thread;
 mod watch;
 
@@ -27,6 +30,7 @@ use crate::clock;
 use crate::config::{BatchConfig, KafkaConfig};
 
 pub use self::client::client_config;
+pub use self::corrupt::is_corrupt;
 
 /// What went wrong with Kafka.
 #[derive(Debug, thiserror::Error)]

@@ -2,70 +2,207 @@
 
 use std::time::Duration;
 
+use kafka_batch::BatchConsumer;
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::Offset;
 
 use super::client::IntakeContext;
 use crate::chaos::{self, Bug};
 use crate::config::OffsetReset;
-use crate::intake::Start;
+use crate::intake::{Difference, Identity, Position, Start, committed_ahead};
 
 /// How long Kafka may take to tell a partition's offsets.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take to tell the topic's id; without it the topic is compared later, see `identity.rs`.
+const ID_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A partition whose next offset Kafka no longer has, or does not have yet: the topic was made anew, or retention ran
-/// over it. Going on anywhere would skip records in silence, so it stops until an operator decides.
+/// Why a partition is not read. Going on anywhere would skip or repeat records in silence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Outside {
+pub(super) enum Why {
+    /// Kafka does not have the next offset.
+    Absent,
+    /// The offsets are of another cluster, or of another topic of the same name.
+    Other(Difference),
+    /// What Kafka sends from this offset on is corrupt.
+    Corrupt(i64),
+}
+
+impl Why {
+    /// The reason in logs.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Absent => "offset_absent",
+            Self::Other(Difference::Cluster) => "other_cluster",
+            Self::Other(Difference::Topic) => "other_topic",
+            Self::Corrupt(_) => "corrupt",
+        }
+    }
+
+    /// What it means, and what to do.
+    pub(super) fn text(self) -> &'static str {
+        match self {
+            Self::Absent => {
+                "Kafka does not have the next offset to decide: the topic was made anew, or retention ran over it. \
+                    Nothing of this partition is read until you say where to go on: trigger-dispatcher offsets set"
+            }
+            Self::Other(Difference::Cluster) => {
+                "This is another Kafka cluster than the one whose offsets the database keeps. \
+                    Nothing of this partition is read until you say where to go on: trigger-dispatcher offsets set"
+            }
+            Self::Other(Difference::Topic) => {
+                "The topic was deleted and made again: the offsets that the database keeps are of the old one. \
+                    Nothing of this partition is read until you say where to go on: trigger-dispatcher offsets set"
+            }
+            Self::Corrupt(_) => {
+                "Kafka sends corrupt data from `corrupt_at` on, also when asked again. Nothing of this partition is read beyond it. \
+                    It is tried again every half minute; repair the broker, or skip it: trigger-dispatcher offsets set"
+            }
+        }
+    }
+}
+
+/// A partition that is not read until an operator says where it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stopped {
     pub(super) partition: i32,
     pub(super) next_offset: i64,
-    /// The oldest record that Kafka has.
+    /// What Kafka has.
+    pub(super) kafka: Extent,
+    pub(super) why: Why,
+}
+
+/// What Kafka has of a partition.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Extent {
+    /// The oldest record.
     pub(super) low: i64,
     /// The offset of the next record to arrive.
     pub(super) high: i64,
+    /// Up to where the group has worked, as far as Kafka was told.
+    pub(super) committed: Option<i64>,
 }
 
 /// Where to read from.
 #[derive(Debug, Default)]
 pub(super) struct Positions {
-    /// Partition, epoch, and the offset to begin with.
-    pub(super) starts: Vec<(Start, Offset)>,
-    pub(super) stopped: Vec<Outside>,
+    pub(super) identity: Identity,
+    pub(super) starts: Vec<Position>,
+    pub(super) stopped: Vec<Stopped>,
 }
 
 /// Asks Kafka what it has of each partition.
 pub(super) fn positions(
-    consumer: &BaseConsumer<IntakeContext>,
+    consumer: &mut BatchConsumer<IntakeContext>,
     topic: &str,
     starts: &[Start],
     reset: OffsetReset,
 ) -> KafkaResult<Positions> {
-    let mut fresh = TopicPartitionList::new();
-    for start in starts.iter().filter(|start| start.next_offset.is_none()) {
-        fresh.add_partition(topic, start.partition);
-    }
-    // Nothing decided yet: where another consumer of the group has got to, the service that we replace, say.
-    let committed = if fresh.count() > 0 { consumer.committed_offsets(fresh, TIMEOUT)? } else { fresh };
-    let mut positions = Positions::default();
+    consumer.ask(topic, ID_TIMEOUT);
+    let topic_id = match consumer.answer(ID_TIMEOUT) {
+        kafka_batch::TopicId::Is(id) => Some(id),
+        kafka_batch::TopicId::Unknown | kafka_batch::TopicId::NotYet => None,
+    };
+    let consumer = consumer.consumer();
+    let identity = Identity { cluster_id: consumer.client().fetch_cluster_id(TIMEOUT), topic_id };
+    let mut all = TopicPartitionList::with_capacity(starts.len());
     for start in starts {
-        let offset = match start.next_offset {
-            Some(next_offset) => {
-                let (low, high) = consumer.fetch_watermarks(topic, start.partition, TIMEOUT)?;
-                if next_offset < low || next_offset > high {
-                    positions.stopped.push(Outside { partition: start.partition, next_offset, low, high });
-                    continue;
-                }
-                Offset::Offset(next_offset)
-            }
-            None => match committed.find_partition(topic, start.partition).map(|found| found.offset()) {
-                Some(Offset::Offset(offset)) => Offset::Offset(offset),
-                _ if reset == OffsetReset::Latest || chaos::bug(Bug::LatestReset) => Offset::End,
-                _ => Offset::Beginning,
-            },
+        all.add_partition(topic, start.partition);
+    }
+    let committed = consumer.committed_offsets(all, TIMEOUT)?;
+    let mut positions = Positions { identity, ..Positions::default() };
+    for start in starts {
+        let (low, high) = consumer.fetch_watermarks(topic, start.partition, TIMEOUT)?;
+        let found = committed.find_partition(topic, start.partition);
+        if let Some(found) = &found {
+            // Not the same as none: reading from the beginning would decide everything again.
+            found.error()?;
+        }
+        let committed = match found.map(|found| found.offset()) {
+            Some(Offset::Offset(offset)) => Some(offset),
+            _ => None,
         };
-        positions.starts.push((*start, offset));
+        match position(start, &positions.identity, Extent { low, high, committed }, reset) {
+            Ok(position) => positions.starts.push(position),
+            Err(stopped) => positions.stopped.push(stopped),
+        }
     }
     Ok(positions)
+}
+
+/// Where a partition goes on (docs/offsets.md).
+fn position(start: &Start, identity: &Identity, kafka: Extent, reset: OffsetReset) -> Result<Position, Stopped> {
+    let Start { partition, epoch, next_offset, .. } = *start;
+    let stop = |next_offset, why| Err(Stopped { partition, next_offset, kafka, why });
+    if let Some(difference) = start.identity.difference(identity) {
+        return stop(next_offset.unwrap_or(0), Why::Other(difference));
+    }
+    let ahead = committed_ahead(start, kafka.committed).filter(|_| !chaos::bug(Bug::CommittedIgnored));
+    let is_latest = reset == OffsetReset::Latest || chaos::bug(Bug::LatestReset);
+    let first = match (next_offset, ahead, kafka.committed) {
+        (_, Some(ahead), _) => ahead,
+        (Some(ours), None, _) => ours,
+        // Never opened: where another consumer of the group has got to, such as the service that we replace.
+        (None, None, Some(committed)) => committed,
+        (None, None, None) if is_latest => kafka.high,
+        (None, None, None) => kafka.low,
+    };
+    if first < kafka.low || first > kafka.high {
+        return stop(first, Why::Absent);
+    }
+    let overtaken_at = next_offset.filter(|_| ahead.is_some());
+    let begins_at_end = next_offset.is_none() && kafka.committed.is_none() && is_latest;
+    let skips_from = (begins_at_end && kafka.low < first).then_some(kafka.low);
+    Ok(Position { partition, epoch, next_offset: first, identity: identity.clone(), overtaken_at, skips_from, is_told: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KAFKA: Extent = Extent { low: 5, high: 50, committed: None };
+
+    fn first(start: &Start, kafka: Extent, reset: OffsetReset) -> Result<(i64, Option<i64>), Why> {
+        let identity = Identity { cluster_id: Some("c".to_owned()), topic_id: Some("t".to_owned()) };
+        let position = position(start, &identity, kafka, reset);
+        position.map(|position| (position.next_offset, position.overtaken_at)).map_err(|stopped| stopped.why)
+    }
+
+    #[test]
+    fn a_partition_that_was_never_opened_starts_at_kafkas_offset_or_where_the_configuration_says() {
+        let new = Start::default();
+        let committed = Extent { committed: Some(20), ..KAFKA };
+        for reset in [OffsetReset::Earliest, OffsetReset::Latest] {
+            assert_eq!(first(&new, committed, reset), Ok((20, None)));
+            assert_eq!(first(&new, Extent { committed: Some(4), ..KAFKA }, reset), Err(Why::Absent), "retention ran over it");
+        }
+        assert_eq!(first(&new, KAFKA, OffsetReset::Earliest), Ok((5, None)));
+        assert_eq!(first(&new, KAFKA, OffsetReset::Latest), Ok((50, None)));
+    }
+
+    #[test]
+    fn a_partition_that_was_opened_goes_on_where_the_store_says_unless_kafka_is_ahead() {
+        let known = |next_offset| Start { next_offset: Some(next_offset), ..Start::default() };
+        for reset in [OffsetReset::Earliest, OffsetReset::Latest] {
+            assert_eq!(first(&known(10), KAFKA, reset), Ok((10, None)));
+            assert_eq!(first(&known(10), Extent { committed: Some(8), ..KAFKA }, reset), Ok((10, None)));
+            assert_eq!(first(&known(10), Extent { committed: Some(12), ..KAFKA }, reset), Ok((12, Some(10))));
+            assert_eq!(first(&known(4), KAFKA, reset), Err(Why::Absent));
+            assert_eq!(first(&known(51), KAFKA, reset), Err(Why::Absent));
+        }
+    }
+
+    #[test]
+    fn offsets_of_another_log_are_never_used() {
+        let of = |cluster: &str, topic: &str| Start {
+            next_offset: Some(10),
+            identity: Identity { cluster_id: Some(cluster.to_owned()), topic_id: Some(topic.to_owned()) },
+            ..Start::default()
+        };
+        let ahead = Extent { committed: Some(12), ..KAFKA };
+        assert_eq!(first(&of("other", "t"), ahead, OffsetReset::Earliest), Err(Why::Other(Difference::Cluster)));
+        assert_eq!(first(&of("c", "other"), ahead, OffsetReset::Earliest), Err(Why::Other(Difference::Topic)));
+        assert_eq!(first(&of("c", "t"), KAFKA, OffsetReset::Earliest), Ok((10, None)));
+    }
 }

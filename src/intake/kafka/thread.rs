@@ -1,5 +1,7 @@
 //! The intake thread: polls, decodes, fills the next batch, and hands it over when the loop wants it and it is due.
 
+mod hand_over;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -9,17 +11,19 @@ use kafka_batch::{BatchConsumer, MOST};
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::Message;
 use tokio::sync::mpsc::Sender;
-use tokio::sync::mpsc::error::TrySendError;
 
 use super::assignment::Assignment;
 use super::client::{Change, IntakeContext};
 use super::commits::Commits;
+use super::corrupt::{Corrupt, is_corrupt};
+use super::identity::IdentityWatch;
+use super::records::{push_lent, push_message};
 use super::watch::StallWatch;
 use crate::clock;
 use crate::config::OffsetReset;
-use crate::intake::{Arrival, Batch, Due, FlushPolicy, Record, Start};
+use crate::intake::{Arrival, Batch, Due, FlushPolicy, Start};
 use crate::telemetry::Seldom;
 
 /// Memory that waiting records may take, in bytes; beyond it the broker keeps them.
@@ -35,6 +39,8 @@ const ANSWERING: Duration = Duration::from_millis(5);
 const PAUSE_AFTER: Duration = Duration::from_secs(1);
 /// How long a member whose decision was fenced holds still: if it has lost its partitions, it learns that first.
 const FENCED: Duration = Duration::from_secs(2);
+/// How long a place that could not be read is left alone before it is read again.
+const CORRUPT: Duration = Duration::from_secs(1);
 
 /// What the loop asks of the thread.
 pub(super) enum Command {
@@ -70,6 +76,8 @@ pub(super) struct IntakeThread {
     spare: Option<Batch>,
     assignment: Assignment,
     watch: StallWatch,
+    identity: IdentityWatch,
+    corrupt: Corrupt,
     commits: Commits,
     /// When the group was heard.
     heard: Instant,
@@ -99,6 +107,8 @@ impl IntakeThread {
             spare: None,
             assignment: Assignment::new(plan.topic, plan.reset),
             watch: StallWatch::new(plan.stall, clock::now()),
+            identity: IdentityWatch::new(clock::now()),
+            corrupt: Corrupt::default(),
             commits: Commits::default(),
             heard: clock::now(),
             full_since: None,
@@ -113,17 +123,10 @@ impl IntakeThread {
             let mut close = self.arrivals.is_closed();
             for command in self.commands.try_iter().collect::<Vec<_>>() {
                 match command {
-                    Command::Start(starts) => {
-                        if let Some(decided) =
-                            self.assignment.start(&mut self.consumer, &starts, clock::now()).filter(|list| list.count() > 0)
-                        {
-                            // Kafka's offsets follow the store's, so that lag tools tell the truth after a hand-over.
-                            self.tell(Ok(decided), CommitMode::Async);
-                        }
-                    }
+                    Command::Start(starts) => self.start(&starts),
                     Command::Commit(mut next_offsets) => {
                         // What was taken from us meanwhile is its new owner's to tell.
-                        next_offsets.retain(|(partition, _)| self.assignment.epoch(*partition).is_some());
+                        next_offsets.retain(|(partition, _)| self.assignment.is_started(*partition));
                         self.commits.decided(&next_offsets);
                     }
                     Command::Reuse(batch) => self.spare = batch.emptied(),
@@ -149,10 +152,28 @@ impl IntakeThread {
         drop(self.consumer);
     }
 
-    fn tell(&self, list: KafkaResult<TopicPartitionList>, mode: CommitMode) {
-        if let Err(error) = list.and_then(|list| self.consumer.consumer().commit(&list, mode)) {
+    /// Begins to read what the group has given us.
+    fn start(&mut self, starts: &[Start]) {
+        let now = clock::now();
+        let Some(commit) = self.assignment.start(&mut self.consumer, starts, now) else { return };
+        self.identity.reset(now);
+        if commit.decided.count() == 0 {
+            return;
+        }
+        // Kafka's offsets follow the store's, so that lag tools tell the truth after a hand-over.
+        let mode = if commit.is_awaited { CommitMode::Sync } else { CommitMode::Async };
+        if self.tell(Ok(commit.decided), mode) && commit.is_awaited {
+            self.assignment.committed(starts);
+        }
+    }
+
+    /// Whether Kafka has taken it; where we do not wait, whether it is on its way.
+    fn tell(&self, list: KafkaResult<TopicPartitionList>, mode: CommitMode) -> bool {
+        let told = list.and_then(|list| self.consumer.consumer().commit(&list, mode));
+        if let Err(error) = &told {
             tracing::debug!(event = "kafka_commit_failed", %error);
         }
+        told.is_ok()
     }
 
     /// Takes what has arrived already, and waits for it where nothing else is to do.
@@ -185,22 +206,23 @@ impl IntakeThread {
             match record.error() {
                 None => watch.record(record.partition()),
                 Some(KafkaError::PartitionEOF(partition)) => return watch.end(partition),
-                Some(error) => return errors.push(error),
+                Some(error) => {
+                    // The records behind it are there already; they must not be decided before it.
+                    if is_corrupt(&error) {
+                        assignment.block(record.partition());
+                    }
+                    return errors.push((error, record.partition(), record.offset()));
+                }
             }
             // The clock is read once, after the wait.
             let at = *arrived.get_or_insert_with(clock::now);
-            let lent = Record {
-                partition: record.partition(),
-                offset: record.offset(),
-                time_ms: time_ms(record.timestamp_ms()),
-                key: record.key(),
-                payload: record.payload(),
-                headers: &|| record.headers(),
-            };
-            push(pending, assignment, &lent, oldest_ms, at);
+            push_lent(pending, assignment, record, oldest_ms, at);
         });
-        for error in errors {
+        for (error, partition, offset) in errors {
             self.consume_failed(&error);
+            if is_corrupt(&error) {
+                self.read_corrupt(&error, partition, offset);
+            }
         }
         taken
     }
@@ -225,9 +247,24 @@ impl IntakeThread {
             tracing::warn!(event = "kafka_consume_failed", %error);
         }
         self.watch.failed(error);
+        self.identity.failed(clock::now());
         // Kafka does not have the offset: look what it has, and stop what cannot go on.
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
             self.reopen(Duration::ZERO);
+        }
+    }
+
+    /// What Kafka has sent from an offset on cannot be read.
+    fn read_corrupt(&mut self, error: &KafkaError, partition: i32, offset: i64) {
+        if !self.assignment.is_started(partition) {
+            // Another error has begun anew already.
+            return;
+        }
+        if self.corrupt.is_worth_another(partition, offset) {
+            tracing::warn!(event = "corrupt_data", topic = self.topic, partition, offset, %error, text = "read again");
+            self.reopen(CORRUPT);
+        } else {
+            self.assignment.stop(&self.consumer, partition, offset, clock::now());
         }
     }
 
@@ -289,99 +326,11 @@ impl IntakeThread {
                 }
             }
         }
-        if self.assignment.is_due_again(clock::now()) {
+        let now = clock::now();
+        let Self { assignment, identity, consumer, topic, .. } = self;
+        let has_changed = assignment.identity().is_some_and(|known| identity.has_changed(consumer, topic, known, now));
+        if has_changed || self.assignment.is_due_again(now) {
             self.reopen(Duration::ZERO);
         }
-    }
-
-    /// Gives the loop what it waits for.
-    fn hand_over(&mut self) {
-        if !self.wanted.load(Ordering::Acquire) {
-            return;
-        }
-        let now = clock::now();
-        if let Some(partitions) = self.assignment.unannounced(now) {
-            if self.send(Arrival::Assigned(partitions)).is_none() {
-                self.assignment.announced();
-            }
-            return;
-        }
-        if self.pending.is_empty() && self.watch.is_stalled(self.consumer.consumer(), &self.topic, self.assignment.reading(), now)
-        {
-            tracing::error!(
-                event = "intake_stalled",
-                text = "Kafka answers, and neither records nor partitions come from it; leaving, to be started again"
-            );
-            self.send(Arrival::Stalled);
-            return;
-        }
-        let Some(oldest) = self.pending.oldest else { return };
-        if self.policy.due(self.pending.records(), oldest, now) != Due::Now {
-            return;
-        }
-        let next = self.spare.take().unwrap_or_else(|| self.pending.successor());
-        let batch = std::mem::replace(&mut self.pending, next);
-        match self.send(Arrival::Batch(batch)) {
-            None => {
-                self.policy.spend(now);
-                self.full_since = None;
-                if self.paused {
-                    self.resume();
-                }
-            }
-            Some(Arrival::Batch(batch)) => self.spare = Some(std::mem::replace(&mut self.pending, batch)),
-            Some(_) => {}
-        }
-    }
-
-    /// Sends, or gives back what the loop had no room for.
-    fn send(&mut self, arrival: Arrival) -> Option<Arrival> {
-        // Cleared first: the loop may have taken the arrival and want the next one before we go on.
-        self.wanted.store(false, Ordering::Release);
-        match self.arrivals.try_send(arrival) {
-            Ok(()) => None,
-            Err(TrySendError::Full(arrival) | TrySendError::Closed(arrival)) => {
-                self.wanted.store(true, Ordering::Release);
-                Some(arrival)
-            }
-        }
-    }
-
-    fn resume(&mut self) {
-        let consumer = self.consumer.consumer();
-        let resumed = consumer.assignment().and_then(|list| consumer.resume(&list));
-        match resumed {
-            Ok(()) => self.paused = false,
-            Err(error) => tracing::warn!(event = "resume_failed", %error),
-        }
-    }
-}
-
-/// A record without a timestamp is as old as its arrival.
-fn time_ms(stated: Option<i64>) -> i64 {
-    stated.unwrap_or_else(clock::unix_ms)
-}
-
-fn push_message(batch: &mut Batch, assignment: &Assignment, message: &BorrowedMessage<'_>, now: Instant) {
-    let headers = || {
-        message.headers().map_or_else(Vec::new, |headers| {
-            headers.iter().map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect()
-        })
-    };
-    let record = Record {
-        partition: message.partition(),
-        offset: message.offset(),
-        time_ms: time_ms(message.timestamp().to_millis()),
-        key: message.key(),
-        payload: message.payload(),
-        headers: &headers,
-    };
-    push(batch, assignment, &record, i64::MIN, now);
-}
-
-fn push(batch: &mut Batch, assignment: &Assignment, record: &Record<'_>, oldest_ms: i64, now: Instant) {
-    // A record of a partition that we no longer read is its new owner's.
-    if let Some(epoch) = assignment.epoch(record.partition) {
-        batch.push(record, epoch, oldest_ms, now);
     }
 }

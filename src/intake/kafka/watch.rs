@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::assignment::Reading;
 use super::client::IntakeContext;
 
 /// How long Kafka may take to tell a partition's end.
@@ -102,11 +103,15 @@ impl StallWatch {
         &mut self,
         consumer: &BaseConsumer<IntakeContext>,
         topic: &str,
-        reading: &[(i32, i64)],
+        reading: &[Reading],
         now: Instant,
     ) -> bool {
         let Some(limit) = self.limit else { return false };
-        if now - self.last_look < limit / 4 || (reading.is_empty() && self.revoked_since.is_none()) {
+        if now - self.last_look < limit / 4 {
+            return false;
+        }
+        let read: Vec<i32> = reading.iter().filter(|reading| !reading.is_blocked).map(|reading| reading.partition).collect();
+        if read.is_empty() && self.revoked_since.is_none() {
             return false;
         }
         self.last_look = now;
@@ -117,10 +122,10 @@ impl StallWatch {
         }
         let look = Look {
             is_quiet: self.is_quiet(),
-            is_owed: reading.iter().any(|(partition, _)| !self.at_end.contains(partition)),
-            end: reading
+            is_owed: read.iter().any(|partition| !self.at_end.contains(partition)),
+            end: read
                 .iter()
-                .map(|(partition, _)| consumer.fetch_watermarks(topic, *partition, TIMEOUT).map(|(_, high)| high).ok())
+                .map(|partition| consumer.fetch_watermarks(topic, *partition, TIMEOUT).map(|(_, high)| high).ok())
                 .sum(),
         };
         self.judge(look, now, limit)

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::super::index::Owner;
-use super::super::rule::{Rule, Subscription};
+use super::super::rule::{Rule, RuleRow, Subscription};
 use super::*;
 use crate::intake::Record;
 
@@ -53,13 +53,15 @@ struct Slot {
     ticker: Option<String>,
     signal: u32,
     tickers: Vec<String>,
+    /// The newest mention of each ticker, by its position in the batch.
+    newest: Vec<u32>,
     shared: bool,
 }
 
 fn slots(batch: &Batch, matches: &Matches) -> Vec<Slot> {
     let tickers = |candidate: &Candidate| {
-        let mentions = candidate.mentions.iter();
-        mentions.map(|mention| batch.text(batch.mention(*mention).ticker).to_owned()).collect::<Vec<_>>()
+        let mentions = matches.mentions(candidate);
+        mentions.map(|mention| batch.text(batch.mention(mention).ticker).to_owned()).collect::<Vec<_>>()
     };
     let candidates = matches.candidates.iter();
     candidates
@@ -68,6 +70,7 @@ fn slots(batch: &Batch, matches: &Matches) -> Vec<Slot> {
             ticker: (candidate.ticker != WHOLE).then(|| tickers(candidate).remove(0)),
             signal: candidate.signal,
             tickers: tickers(candidate),
+            newest: matches.mentions(candidate).collect(),
             shared: candidate.shared,
         })
         .collect()
@@ -94,14 +97,15 @@ mod examples {
         let rules = [pipeline(123, &["AAPL"]), pipeline(456, &["MSFT"])];
         let batch = batch(&[about(&["AAPL"]), about(&["MSFT"]), about(&["AAPL"])]);
         let matches = matched(&rules, &batch, Scope::Pipeline);
-        let slot = |pipeline, signal, ticker: &str, shared| Slot {
+        let slot = |pipeline, signal, ticker: &str, newest, shared| Slot {
             pipeline,
             ticker: None,
             signal,
             tickers: vec![ticker.to_owned()],
+            newest: vec![newest],
             shared,
         };
-        assert_eq!(slots(&batch, &matches), [slot(123, 0, "AAPL", true), slot(456, 1, "MSFT", false)]);
+        assert_eq!(slots(&batch, &matches), [slot(123, 0, "AAPL", 2, true), slot(456, 1, "MSFT", 1, false)]);
         assert_eq!((matches.counts[&0], matches.pairs), (counts(0, 1, 0), 3));
     }
 
@@ -164,7 +168,7 @@ mod examples {
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         let batch = batch(&[about(&names)]);
         let matches = matched(&[pipeline(1, &names)], &batch, Scope::Pipeline);
-        assert_eq!((matches.candidates[0].mentions.len(), matches.pairs), (256, 1));
+        assert_eq!((matches.mentions(&matches.candidates[0]).count(), matches.pairs), (256, 1));
         assert_eq!(matched(&[pipeline(1, &names)], &batch, Scope::Ticker).candidates.len(), 300);
     }
 
@@ -197,6 +201,98 @@ mod examples {
         let rules = RuleSet::new(vec![pipeline(2, &["B", "A", "B"]), pipeline(1, &["B", "B"])]);
         let watchers = |name| rules.watchers(rules.ticker(crate::intake::ticker_key(name), || name).unwrap());
         assert_eq!((watchers("A"), watchers("B")), (&[1][..], &[0, 1][..]));
+    }
+}
+
+mod directions {
+    use super::*;
+
+    /// A signal about tickers, each with a direction.
+    fn directed(tickers: &[(&str, &str)]) -> Value {
+        let tickers: Vec<_> = tickers.iter().map(|(ticker, direction)| json!({"ticker": ticker, "signal": direction})).collect();
+        json!({"tickers": tickers})
+    }
+
+    /// What a pipeline that watches A and B makes of signals.
+    fn made(signals: &[&[(&str, &str)]], scope: Scope) -> (Vec<Slot>, PartitionCounts) {
+        let batch = batch(&signals.iter().map(|tickers| directed(tickers)).collect::<Vec<_>>());
+        let matches = matched(&[pipeline(1, &["A", "B"])], &batch, scope);
+        let counts = matches.counts[&0];
+        // What the log's `skipped_running` rests on: each signal and slot once.
+        let wanted: u64 = if scope == Scope::Pipeline { signals.len() as u64 } else { matches.pairs };
+        assert_eq!(matches.pairs, wanted);
+        (slots(&batch, &matches), counts)
+    }
+
+    fn counted(merged: i64, busy: i64) -> PartitionCounts {
+        PartitionCounts { merged, busy, ..PartitionCounts::default() }
+    }
+
+    #[test]
+    fn a_signal_that_opposes_the_leader_is_busy_and_could_lead() {
+        for scope in [Scope::Pipeline, Scope::Ticker] {
+            let (slots, counts) = made(&[&[("A", "BULLISH")], &[("A", "BEARISH")]], scope);
+            assert_eq!((slots.len(), slots[0].signal, &slots[0].newest, slots[0].shared), (1, 0, &vec![0], true));
+            assert_eq!(counts, counted(0, 1));
+        }
+    }
+
+    #[test]
+    fn the_newest_mention_of_the_same_direction_is_kept_whatever_opposes_it() {
+        let signals: [&[_]; 4] = [&[("A", "BULLISH")], &[("A", " bullish")], &[("A", "BEARISH")], &[("A", "Bullish")]];
+        let (slots, counts) = made(&signals, Scope::Pipeline);
+        assert_eq!((&slots[0].newest, counts), (&vec![3], counted(2, 1)));
+        let (slots, counts) = made(&signals[..3], Scope::Ticker);
+        assert_eq!((&slots[0].newest, counts), (&vec![1], counted(1, 1)));
+    }
+
+    #[test]
+    fn an_absent_direction_joins_any_and_takes_the_place_of_none() {
+        let (slots, counts) = made(&[&[("A", "")], &[("A", "BULLISH")], &[("A", "")], &[("A", "BEARISH")]], Scope::Pipeline);
+        assert_eq!((slots[0].signal, &slots[0].newest, counts), (0, &vec![1], counted(2, 1)));
+        let (slots, counts) = made(&[&[("A", "")], &[("A", "")]], Scope::Pipeline);
+        assert_eq!((&slots[0].newest, counts), (&vec![1], counted(1, 0)));
+    }
+
+    #[test]
+    fn directions_of_different_tickers_are_never_opposite() {
+        let (slots, counts) = made(&[&[("A", "BULLISH"), ("B", "BEARISH")]], Scope::Pipeline);
+        assert_eq!((slots[0].tickers.as_slice(), counts), (["A".to_owned(), "B".to_owned()].as_slice(), counted(0, 0)));
+        let (slots, counts) = made(&[&[("A", "BULLISH")], &[("B", "BEARISH")], &[("B", "BULLISH")]], Scope::Pipeline);
+        assert_eq!((&slots[0].newest, counts), (&vec![0, 1], counted(1, 1)));
+    }
+
+    #[test]
+    fn of_a_signal_that_contradicts_itself_the_first_mention_counts() {
+        for scope in [Scope::Pipeline, Scope::Ticker] {
+            let (slots, counts) = made(&[&[("A", "BULLISH"), ("A", "BEARISH"), ("A", "BULLISH")]], scope);
+            assert_eq!((slots.len(), slots[0].signal, &slots[0].newest, slots[0].shared), (1, 0, &vec![2], false));
+            assert_eq!(counts, counted(0, 0));
+        }
+    }
+
+    #[test]
+    fn a_signal_of_which_a_part_is_opposed_is_busy_unless_it_leads() {
+        // Whatever comes first of its tickers.
+        for second in [[("A", "BEARISH"), ("B", "BULLISH")], [("B", "BULLISH"), ("A", "BEARISH")]] {
+            let (slots, counts) = made(&[&[("A", "BULLISH")], &second], Scope::Pipeline);
+            assert_eq!((slots[0].tickers.as_slice(), counts), (["A".to_owned(), "B".to_owned()].as_slice(), counted(0, 1)));
+            let (slots, counts) = made(&[&[("A", "BULLISH")], &second], Scope::Ticker);
+            assert_eq!((slots[1].ticker.as_deref(), slots[1].signal, counts), (Some("B"), 1, counted(0, 0)));
+        }
+    }
+
+    #[test]
+    fn an_opposed_signal_leads_where_the_ledger_knows_the_first_and_the_first_is_redelivered() {
+        let rules = Arc::new(RuleSet::new(vec![pipeline(1, &["A"]), pipeline(2, &["A"])]));
+        let batch = batch(&[directed(&[("A", "BULLISH")]), directed(&[("A", "BEARISH")]), directed(&[("A", "BULLISH")])]);
+        let skip = |pipeline, signal| Skip { pipeline, ticker: WHOLE, signal };
+        let matches = rules.match_batch(&batch, Scope::Pipeline, &[skip(0, 0), skip(1, 0)].into());
+        let leaders: Vec<_> = slots(&batch, &matches).into_iter().map(|slot| (slot.signal, slot.shared)).collect();
+        assert_eq!((leaders, matches.counts[&0]), (vec![(1, true), (1, true)], PartitionCounts { busy: 1, ..counts(0, 0, 1) }));
+        // Known to the ledger in one slot and opposed in the other: the word is that of the claim, which sees only the first.
+        let matches = rules.match_batch(&batch, Scope::Pipeline, &[skip(0, 1)].into());
+        assert_eq!(matches.counts[&0], counts(0, 1, 1));
     }
 }
 
@@ -325,6 +421,40 @@ mod subscriptions {
     }
 }
 
+#[test]
+fn the_examples_in_the_docs_are_true() {
+    let page = include_str!("../../../docs/rules.md");
+    let mut seen = BTreeMap::new();
+    for line in page.lines() {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        let ["", subscriptions, kind, confidence, timeframe, answer, ""] = cells[..] else { continue };
+        let Some(subscriptions) = subscriptions.strip_prefix('`').and_then(|text| text.strip_suffix('`')) else { continue };
+        if subscriptions == "signal_subscriptions" {
+            continue;
+        }
+        let said = |cell: &str| Some(cell.to_owned()).filter(|cell| cell != "–");
+        let confidence = said(confidence).map(|number| number.parse::<f64>().unwrap());
+        let signal = json!({
+            "signal_type": said(kind), "tickers": [{"ticker": "AAPL", "confidence": confidence}], "metadata": {"timeframe": said(timeframe)},
+        });
+        let (tickers, subscriptions) = (Some(r#"["AAPL"]"#.to_owned()), Some(subscriptions.to_owned()));
+        let row = RuleRow { tickers, subscriptions, ..RuleRow::default() };
+        let is = match Rule::try_from(&row) {
+            Err(_) => "is skipped",
+            Ok(rule) => {
+                if pipelines(&[rule], &[signal]).is_empty() {
+                    "declines"
+                } else {
+                    "accepts"
+                }
+            }
+        };
+        assert_eq!(is, answer, "{line}");
+        *seen.entry(answer).or_insert(0) += 1;
+    }
+    assert!(seen.len() == 3 && seen.values().all(|examples| *examples > 3), "{seen:?}");
+}
+
 /// Looks at every pipeline for every signal, as the service that we replace did, but says what should come out.
 mod oracle {
     use super::*;
@@ -332,60 +462,89 @@ mod oracle {
     #[derive(Debug, PartialEq)]
     pub(super) struct Expected {
         pub(super) slots: Vec<Slot>,
-        pub(super) counts: BTreeMap<i32, (i64, i64, i64)>,
+        /// Unmatched, merged, redelivered, busy.
+        pub(super) counts: BTreeMap<i32, [i64; 4]>,
         pub(super) pairs: u64,
     }
+
+    /// A pipeline, and a ticker if the scope has it.
+    type Key = (u128, Option<String>);
 
     /// A (pipeline, ticker if the scope has it, signal) that must not lead.
     pub(super) type Known = BTreeSet<(u128, Option<String>, u32)>;
 
+    /// A mention that a rule accepts.
+    struct Wanted {
+        ticker: String,
+        direction: String,
+        position: u32,
+    }
+
     pub(super) fn expected(rules: &[Rule], signals: &[(i32, Value)], scope: Scope, known: &Known) -> Expected {
-        let mut slots: BTreeMap<(u128, Option<String>), Slot> = BTreeMap::new();
+        let mut slots: BTreeMap<Key, Slot> = BTreeMap::new();
+        // What each slot says of each of its tickers: the direction, and its newest mention.
+        let mut said: BTreeMap<(Key, String), (String, u32)> = BTreeMap::new();
         let mut expected = Expected { slots: Vec::new(), counts: BTreeMap::new(), pairs: 0 };
+        let mut first_mention = 0;
         for (position, (partition, signal)) in (0..).zip(signals) {
-            let mut wanted: BTreeMap<(u128, Option<String>), Vec<String>> = BTreeMap::new();
+            let mentions = signal["tickers"].as_array().unwrap();
+            let mut wanted: BTreeMap<Key, Vec<Wanted>> = BTreeMap::new();
             for rule in rules {
-                for mention in signal["tickers"].as_array().unwrap() {
+                for (position, mention) in (first_mention..).zip(mentions) {
                     let ticker = mention["ticker"].as_str().unwrap().to_owned();
                     if rule.tickers.contains(&ticker) && accepts(rule, signal, mention) {
                         let key = (rule.pipeline_id.as_u128(), (scope == Scope::Ticker).then(|| ticker.clone()));
-                        wanted.entry(key).or_default().push(ticker);
+                        let direction = mention["signal"].as_str().unwrap_or_default().to_uppercase();
+                        wanted.entry(key).or_default().push(Wanted { ticker, direction, position });
                     }
                 }
             }
-            let (mut leads, mut is_known) = (false, false);
-            for ((pipeline, slot_ticker), tickers) in &wanted {
-                if known.contains(&(*pipeline, slot_ticker.clone(), position)) {
+            first_mention += u32::try_from(mentions.len()).unwrap();
+            let (mut leads, mut is_known, mut is_opposed) = (false, false, false);
+            for (key, mentions) in &wanted {
+                let (pipeline, slot_ticker) = key.clone();
+                if known.contains(&(pipeline, slot_ticker.clone(), position)) {
                     is_known = true;
                     continue;
                 }
                 expected.pairs += 1;
-                let key = (*pipeline, slot_ticker.clone());
-                let is_first = !slots.contains_key(&key);
-                let slot = slots.entry(key).or_insert_with(|| Slot {
-                    pipeline: *pipeline,
-                    ticker: slot_ticker.clone(),
+                let is_first = !slots.contains_key(key);
+                let slot = slots.entry(key.clone()).or_insert_with(|| Slot {
+                    pipeline,
+                    ticker: slot_ticker,
                     signal: position,
                     tickers: Vec::new(),
+                    newest: Vec::new(),
                     shared: false,
                 });
                 leads |= is_first;
                 slot.shared |= !is_first;
-                for ticker in tickers {
+                for Wanted { ticker, direction, position } in mentions {
                     if !slot.tickers.contains(ticker) {
                         slot.tickers.push(ticker.clone());
+                    }
+                    let said = said.entry((key.clone(), ticker.clone())).or_insert((direction.clone(), *position));
+                    if *direction == said.0 || said.0.is_empty() {
+                        *said = (direction.clone(), *position);
+                    } else if !direction.is_empty() {
+                        is_opposed = true;
                     }
                 }
             }
             let count = expected.counts.entry(*partition).or_default();
-            match (wanted.is_empty(), leads, is_known) {
-                (true, ..) => count.0 += 1,
-                (_, true, _) => {}
-                (_, _, true) => count.2 += 1,
-                _ => count.1 += 1,
+            match (wanted.is_empty(), leads, is_known, is_opposed) {
+                (true, ..) => count[0] += 1,
+                (_, true, ..) => {}
+                (_, _, true, _) => count[2] += 1,
+                (.., true) => count[3] += 1,
+                _ => count[1] += 1,
             }
         }
         expected.slots = slots.into_values().collect();
+        for slot in &mut expected.slots {
+            let newest = |ticker: &String| said[&((slot.pipeline, slot.ticker.clone()), ticker.clone())].1;
+            slot.newest = slot.tickers.iter().map(newest).collect();
+        }
         expected
     }
 
@@ -423,9 +582,11 @@ mod random {
     }
 
     fn signal() -> impl Strategy<Value = (i32, Value)> {
-        let mention = (0..TICKERS.len() + 1, prop::option::of(0..5_u8)).prop_map(|(ticker, quarter)| {
+        let directions =
+            prop::sample::select(vec![None, Some(""), Some("BULLISH"), Some("Bullish"), Some("BEARISH"), Some("NEUTRAL")]);
+        let mention = (0..TICKERS.len() + 1, prop::option::of(0..5_u8), directions).prop_map(|(ticker, quarter, direction)| {
             let confidence = quarter.map(|quarter| f64::from(quarter) * 25.0);
-            json!({"ticker": TICKERS.get(ticker).unwrap_or(&"NOBODY"), "confidence": confidence})
+            json!({"ticker": TICKERS.get(ticker).unwrap_or(&"NOBODY"), "confidence": confidence, "signal": direction})
         });
         let kind = prop::option::of(prop::sample::select(vec!["golden_cross", "death_cross"]));
         let frame = prop::option::of(prop::sample::select(vec!["1d", "1h"]));
@@ -469,13 +630,13 @@ mod random {
                 let matches = set.match_batch(&batch, scope, &skips);
                 let expected = expected(&rules, &signals, scope, &known);
                 prop_assert_eq!(slots(&batch, &matches), expected.slots);
-                let counts: BTreeMap<_, _> = matches.counts.iter().map(|(partition, count)| (*partition, (count.unmatched, count.merged, count.redelivered))).collect();
+                let counts: BTreeMap<_, _> = matches.counts.iter().map(|(partition, count)| (*partition, [count.unmatched, count.merged, count.redelivered, count.busy])).collect();
                 prop_assert_eq!(&counts, &expected.counts);
                 prop_assert_eq!(matches.pairs, expected.pairs);
 
                 // What the sums in SQL rest on: a signal leads, or it is counted once.
                 let leaders: BTreeSet<_> = matches.candidates.iter().map(|candidate| candidate.signal).collect();
-                let counted: i64 = counts.values().map(|(unmatched, merged, redelivered)| unmatched + merged + redelivered).sum();
+                let counted: i64 = counts.values().flatten().sum();
                 prop_assert_eq!(leaders.len() + usize::try_from(counted).unwrap(), signals.len());
             }
         }

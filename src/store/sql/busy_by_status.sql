@@ -9,13 +9,17 @@ with recursive present (status) as (
     where p.status is not null
 )
 select case when count(*) > 0 then
-        coalesce(min(lower(p.status::text)) filter (where lower(p.status::text) <> all ($25::text[])), '')
+        coalesce(min(w.word) filter (where w.word <> all ($25::text[])), '')
     end
-from present p
-where p.status is not null
-    and lower(p.status::text) <> all ($26::text[])
-    -- of a ticker's slot, the executions of other tickers do not count
-    and case when c.ticker = '' then true else exists (
-        select from executions e
-        where e.pipeline_id = {pipeline_id} and e.status = p.status and coalesce(upper(trim({symbol})), c.ticker) = c.ticker
-    ) end
+from (
+    select lower(p.status::text) as word
+    from present p
+    where p.status is not null
+        -- of a ticker's slot, the executions of other tickers do not count
+        and case when c.ticker = '' then true else exists (
+            select from executions e
+            where e.pipeline_id = {pipeline_id} and e.status = p.status and coalesce({symbol}, c.ticker) = c.ticker
+        ) end
+    {or_no_status}
+) w
+where w.word <> all ($26::text[])

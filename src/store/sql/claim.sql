@@ -136,6 +136,8 @@ moved as (
         -- A batch that was begun before a crash may have gone further than this one.
         parts = case when p.parts_until > s.next_offset then p.parts else '{}' end,
         parts_until = case when p.parts_until > s.next_offset then p.parts_until end,
+        skipped = case when isempty(p.skipped) then p.skipped
+            else p.skipped - int8multirange(int8range(least(p.next_offset, s.first_offset), s.next_offset)) end,
         updated_at = now()
     from span s left join counted c using (partition), verdict v
     where v.word = 'claimed' and not $27::bool and p.consumer_group = $1 and p.topic = $2 and p.partition = any ($3::int[]) and p.partition = s.partition

@@ -3,7 +3,7 @@ coalesce((
     select true
     from executions e
     where e.pipeline_id = {slot_pipeline_id}
-        and (s.ticker = '' or coalesce(upper(trim({symbol})), s.ticker) = s.ticker)
-        and {created_at} > s.claimed_at
+        and (s.ticker = '' or coalesce({symbol}, s.ticker) = s.ticker)
+        and {made_since}
     limit 1
 ), false)

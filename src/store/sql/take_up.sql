@@ -22,8 +22,8 @@ held as materialized (
         -- A trace of a start: the broker had the task. Executions that the workers gave ids of their own are a trace only of an entry
         -- that is so old ($8) that its guard may be gone; a younger one might take a run by somebody else for its own.
         exists (select from dispatcher.starts g where g.trigger_id = t.trigger_id)
-            or {over_by_id}
-            or due.claimed_at < now() - make_interval(secs => $8::float8) and {over_by_time} as started
+            or {by_id}
+            or due.claimed_at < now() - make_interval(secs => $8::float8) and {trusts_time} and {by_time} as started
     from due
     -- a trigger that was enqueued again belongs to its new entry
     join dispatcher.triggers t on t.trigger_id = any (due.trigger_ids) and t.publication_id = due.publication_id

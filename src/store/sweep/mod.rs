@@ -17,9 +17,9 @@ use self::finished::Finished;
 use super::database::Connection;
 use super::deployment::Deployment;
 use super::postgres::CONFIRM;
-use super::{Database, GivenUp, StoreError, TakenUp};
+use super::{Database, Evidence, GivenUp, StoreError, TakenUp};
 use crate::chaos::{self, Bug};
-use crate::config::{TriggerConfig, WorkerGuard};
+use crate::config::TriggerConfig;
 use crate::retry::Backoff;
 use crate::tasks::redis::{RedisLink, TaskResult, results};
 use crate::tasks::{Publication, Queue, QueueError, TaskQueue};
@@ -54,13 +54,15 @@ pub struct LeaseTerms {
     pub max_age: Option<Duration>,
     /// How long an outbox entry is left to whoever publishes it, in production [`PATIENCE`].
     pub patience: Duration,
+    /// What is known of the workers.
+    pub evidence: Evidence,
 }
 
 impl LeaseTerms {
     /// The terms of a configuration.
-    pub fn new(deployment: Deployment, trigger: &TriggerConfig) -> Self {
+    pub fn new(deployment: Deployment, trigger: &TriggerConfig, evidence: Evidence) -> Self {
         let TriggerConfig { lease, lease_margin: margin, max_signal_age: max_age, .. } = *trigger;
-        Self { deployment, lease, margin, max_age, patience: PATIENCE }
+        Self { deployment, lease, margin, max_age, patience: PATIENCE, evidence }
     }
 
     /// When a task with this lease expires.
@@ -100,16 +102,15 @@ pub struct Sweeper {
 }
 
 impl Sweeper {
-    /// A sweeper with connections of its own.
+    /// A sweeper with connections of its own, which keeps `evidence` fresh.
     pub fn new(
         database: Database,
         queue: Queue,
         results: Option<RedisLink>,
-        deployment: Deployment,
+        terms: LeaseTerms,
         config: TriggerConfig,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let terms = LeaseTerms::new(deployment, &config);
         Self {
             database,
             queue,
@@ -168,6 +169,7 @@ impl Sweeper {
         let is_turn = self.rounds.is_multiple_of(RETRY_EVERY);
         if is_turn {
             self.tell_owed(&connection).await?;
+            self.terms.evidence.read(&connection, Some(self.terms.deployment.id)).await?;
         }
         let retried = if is_turn { unless_of_the_store(self.retry_unstarted(&connection).await)? } else { Ok(()) };
         self.rounds = self.rounds.wrapping_add(1);
@@ -263,7 +265,7 @@ impl Sweeper {
     /// Publishes again what the broker must have lost. Only where workers let one start happen: a task that merely
     /// waits in a long queue would else run twice.
     async fn retry_unstarted(&mut self, connection: &Connection) -> Result<(), SweepError> {
-        if !self.workers_are_guarded(connection).await? {
+        if !self.terms.evidence.workers_are_guarded() {
             return Ok(());
         }
         let mut seen = unstarted(connection, &self.terms, self.config.start_timeout).await?;
@@ -295,14 +297,6 @@ impl Sweeper {
             tracing::warn!(event = "triggers_enqueued_again", publication_id = %publication.id, enqueued = publication.tasks.len());
         }
         Ok(())
-    }
-
-    async fn workers_are_guarded(&self, connection: &Connection) -> Result<bool, SweepError> {
-        Ok(match self.config.worker_guard {
-            WorkerGuard::Yes => true,
-            WorkerGuard::No => false,
-            WorkerGuard::Auto => !connection.query("select from dispatcher.starts limit 1", &[]).await?.is_empty(),
-        })
     }
 }
 

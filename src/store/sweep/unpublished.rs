@@ -5,9 +5,10 @@ use uuid::Uuid;
 use super::LeaseTerms;
 use crate::chaos::{self, Bug};
 use crate::clock;
+use crate::store::catalog::{self, Reading};
 use crate::store::database::Connection;
 use crate::store::postgres::timestamp;
-use crate::store::{Renewal, StoreError, TakenUp, catalog};
+use crate::store::{Renewal, StoreError, TakenUp};
 use crate::tasks::redis::GUARD_MARGIN;
 use crate::tasks::{Publication, Task, publish_by};
 
@@ -63,7 +64,8 @@ pub(crate) async fn renew(connection: &Connection, terms: &LeaseTerms, entry: Uu
 }
 
 async fn ask(connection: &Connection, terms: &LeaseTerms, entry: Option<Uuid>) -> Result<Vec<Asked>, StoreError> {
-    let sql = catalog::fill_in(connection, include_str!("../sql/take_up.sql")).await?;
+    let reading = Reading { time_zone: terms.evidence.time_zone(), trusts_time: "$9::bool" };
+    let sql = catalog::fill_in(connection, include_str!("../sql/take_up.sql"), reading).await?;
     let deployment = (!chaos::bug(Bug::SweepOfOthers)).then_some(terms.deployment.id);
     let asked_at = clock::timer();
     let rows = connection
@@ -78,6 +80,7 @@ async fn ask(connection: &Connection, terms: &LeaseTerms, entry: Option<Uuid>) -
                 &terms.max_age.map(|age| age.as_secs_f64()),
                 &entry.map(|entry| vec![entry]),
                 &(terms.lease + GUARD_MARGIN).as_secs_f64(),
+                &terms.evidence.trusts_time(),
             ],
         )
         .await?;

@@ -8,9 +8,10 @@ use uuid::Uuid;
 use super::LeaseTerms;
 use crate::chaos::{self, Bug};
 use crate::clock;
+use crate::store::catalog::{self, Reading};
 use crate::store::database::Connection;
 use crate::store::postgres::timestamp;
-use crate::store::{GivenUp, StoreError, catalog};
+use crate::store::{GivenUp, StoreError};
 use crate::tasks::{Publication, Task, publish_by};
 
 /// Triggers that one round looks at.
@@ -30,10 +31,12 @@ pub struct Retried {
 /// # Errors
 /// PostgreSQL does not answer or refuses.
 pub async fn unstarted(connection: &Connection, terms: &LeaseTerms, patience: Duration) -> Result<Vec<(Uuid, i32)>, StoreError> {
-    let sql = catalog::fill_in(connection, include_str!("../sql/unstarted.sql")).await?;
+    let reading = Reading { time_zone: terms.evidence.time_zone(), trusts_time: "$6::bool" };
+    let sql = catalog::fill_in(connection, include_str!("../sql/unstarted.sql"), reading).await?;
     let deployment = (!chaos::bug(Bug::SweepOfOthers)).then_some(terms.deployment.id);
-    let values: [&(dyn ToSql + Sync); 5] =
-        [&patience.as_secs_f64(), &MOST, &deployment, &terms.deployment.adopts, &terms.deployment.topic];
+    let trusts_time = terms.evidence.trusts_time();
+    let values: [&(dyn ToSql + Sync); 6] =
+        [&patience.as_secs_f64(), &MOST, &deployment, &terms.deployment.adopts, &terms.deployment.topic, &trusts_time];
     let rows = connection.query(&sql, &values).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map_err(StoreError::Answer)
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::clock;
 use crate::config::Scope;
 use crate::intake::Record;
-use crate::rules::Rule;
+use crate::rules::{Rule, RuleSet};
 
 const PIPELINE: Uuid = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
 const USER: &str = "5d2c1a6e-0000-4000-8000-000000000001";
@@ -39,7 +39,7 @@ fn text_of(celery: &CeleryConfig, user_id: Option<&str>, payload: &str) -> Optio
     let rule = Rule { pipeline_id: PIPELINE, user_id: user_id.map(str::to_owned), tickers, subscriptions: Vec::new() };
     let rules = Arc::new(RuleSet::new(vec![rule]));
     let matches = rules.match_batch(&batch, Scope::Pipeline, &HashSet::new());
-    Some(trigger_text(celery, "trading-signals", &batch, &rules, &matches.candidates[0], ""))
+    Some(trigger_text(celery, "trading-signals", &batch, &matches, &matches.candidates[0], ""))
 }
 
 fn told(payload: &Value) -> Value {
@@ -95,7 +95,7 @@ fn a_task_is_told_everything_that_the_signal_said() {
         "signal_type": "golden_cross",
         "source": "generator",
         "timestamp": "2026-11-22T09:00:00+01:00",
-        "tickers": [{"ticker": " aapl ", "signal": "BULLISH", "confidence": 85, "reasoning": "left out"}, {"ticker": "MSFT", "signal": "BEARISH"}],
+        "tickers": [{"ticker": " aapl ", "signal": "BULLISH", "confidence": 85, "reasoning": "a cross"}, {"ticker": "MSFT", "signal": "BEARISH"}],
         "metadata": {"sma_50": 191.25, "nested": [{"deep": true}]},
         "unknown": 1,
     }));
@@ -112,10 +112,93 @@ fn a_task_is_told_everything_that_the_signal_said() {
             "tickers": ["AAPL", "MSFT"],
             "bias": "BULLISH",
             "confidence": 85.0,
+            "signals": [
+                {"ticker": "AAPL", "signal": "BULLISH", "confidence": 85.0, "reasoning": "a cross", "signal_id": "s-1", "timestamp": "2026-11-22T08:00:00.000000+00:00"},
+                {"ticker": "MSFT", "signal": "BEARISH", "confidence": null, "reasoning": null, "signal_id": "s-1", "timestamp": "2026-11-22T08:00:00.000000+00:00"},
+            ],
             "metadata": {"sma_50": 191.25, "nested": [{"deep": true}]},
         },
     });
     assert_eq!(kwargs, expected);
+}
+
+/// The `signal_context` of the one pipeline that watches A and B.
+fn context_of(signals: &[Value]) -> Value {
+    let mut batch = Batch::default();
+    for (offset, signal) in (0..).zip(signals) {
+        let (payload, headers) = (signal.to_string(), Vec::new);
+        let payload = Some(payload.as_bytes());
+        batch.push(
+            &Record { partition: 3, offset, time_ms: RECORD_TIME, key: None, payload, headers: &headers },
+            1,
+            i64::MIN,
+            clock::now(),
+        );
+    }
+    let tickers = ["A", "B"].map(str::to_owned).to_vec();
+    let rule = Rule { pipeline_id: PIPELINE, user_id: None, tickers, subscriptions: Vec::new() };
+    let matches = Arc::new(RuleSet::new(vec![rule])).match_batch(&batch, Scope::Pipeline, &HashSet::new());
+    let text = trigger_text(&celery(), "trading-signals", &batch, &matches, &matches.candidates[0], "");
+    serde_json::from_str::<Value>(&text.kwargs).unwrap()["signal_context"].take()
+}
+
+#[test]
+fn signals_holds_the_newest_that_was_said_of_each_ticker_in_its_direction_and_the_rest_is_of_the_first() {
+    let context = context_of(&[
+        json!({"signal_id": "1", "tickers": [{"ticker": "A", "signal": "BULLISH", "confidence": 91.5, "reasoning": "one"}, {"ticker": "X"}]}),
+        json!({"signal_id": "2", "tickers": [{"ticker": "A", "signal": "BEARISH", "confidence": 99}]}),
+        json!({"signal_id": "3", "tickers": [{"ticker": ""}, {"ticker": "B", "signal": "BEARISH", "confidence": 60, "reasoning": "three"}]}),
+        json!({"signal_id": "4", "timestamp": 0, "tickers": [{"ticker": "X"}, {"ticker": "A", "signal": "bullish", "confidence": 70, "reasoning": "four"}]}),
+    ]);
+    assert_eq!((&context["signal_id"], &context["bias"], &context["confidence"]), (&json!("1"), &json!("BULLISH"), &json!(91.5)));
+    assert_eq!(context["tickers"], json!(["A", "B"]));
+    let expected = json!([
+        {"ticker": "A", "signal": "bullish", "confidence": 70.0, "reasoning": "four", "signal_id": "4", "timestamp": "1970-01-01T00:00:00.000000+00:00"},
+        {"ticker": "B", "signal": "BEARISH", "confidence": 60.0, "reasoning": "three", "signal_id": "3", "timestamp": RECORD_TIME_TEXT},
+    ]);
+    assert_eq!(context["signals"], expected);
+}
+
+#[test]
+fn a_reasoning_is_a_text_of_at_most_1000_characters() {
+    for (stated, expected) in [
+        (json!("é".repeat(1_000)), json!("é".repeat(1_000))),
+        (json!("é".repeat(1_001)), json!("é".repeat(1_000))),
+        (json!(""), json!("")),
+        (json!("a \"quote\", \u{1f680} and\ta tab"), json!("a \"quote\", \u{1f680} and\ta tab")),
+        (json!("\"".repeat(1_001)), json!("\"".repeat(1_000))),
+        (json!(7), Value::Null),
+        (json!({"a": 1}), Value::Null),
+        (Value::Null, Value::Null),
+    ] {
+        let context = context_of(&[json!({"tickers": [{"ticker": "A", "reasoning": stated}]})]);
+        assert_eq!(context["signals"][0]["reasoning"], expected);
+    }
+}
+
+#[test]
+fn signals_are_found_after_records_before_them_were_refused() {
+    let mut batch = Batch::default();
+    for (offset, ticker) in (0..).zip(["X", "A", "X", "B"]) {
+        let payload =
+            format!(r#"{{"signal_id": "{offset}", "tickers": [{{"ticker": "{ticker}", "reasoning": "of {offset}"}}]}}"#);
+        let (payload, headers) = (Some(payload.as_bytes()), Vec::new);
+        batch.push(
+            &Record { partition: 3, offset, time_ms: 0, key: None, payload, headers: &headers },
+            1,
+            i64::MIN,
+            clock::now(),
+        );
+    }
+    batch.refuse(&[0, 2].into(), crate::intake::Reason::Unstorable);
+    assert_eq!([batch.signal_of(1), batch.signal_of(3)], [0, 1]);
+    let tickers = ["A", "B"].map(str::to_owned).to_vec();
+    let rule = Rule { pipeline_id: PIPELINE, user_id: None, tickers, subscriptions: Vec::new() };
+    let matches = Arc::new(RuleSet::new(vec![rule])).match_batch(&batch, Scope::Pipeline, &HashSet::new());
+    let text = trigger_text(&celery(), "trading-signals", &batch, &matches, &matches.candidates[0], "");
+    let signals = serde_json::from_str::<Value>(&text.kwargs).unwrap()["signal_context"]["signals"].take();
+    let said: Vec<_> = signals.as_array().unwrap().iter().map(|entry| (&entry["signal_id"], &entry["reasoning"])).collect();
+    assert_eq!(said, [(&json!("1"), &json!("of 1")), (&json!("3"), &json!("of 3"))]);
 }
 
 #[test]
@@ -127,6 +210,8 @@ fn what_the_signal_did_not_say_is_null() {
     for name in ["signal_type", "source", "bias", "confidence"] {
         assert_eq!(context.get(name), Some(&Value::Null), "{name}");
     }
+    let entry = json!({"ticker": "AAPL", "signal": null, "confidence": null, "reasoning": null, "signal_id": text.signal_id, "timestamp": RECORD_TIME_TEXT});
+    assert_eq!(context["signals"], json!([entry]));
     assert_eq!((&context["metadata"], &context["timestamp"]), (&json!({}), &json!(RECORD_TIME_TEXT)));
 }
 
@@ -234,7 +319,7 @@ fn anything() -> impl Strategy<Value = Value> {
 fn signals() -> impl Strategy<Value = Value> {
     let ticker = (prop_oneof![4 => "\\PC{1,12}", 1 => Just("AAPL".to_owned())], any::<Option<String>>(), any::<Option<f64>>());
     let tickers = prop::collection::vec(
-        ticker.prop_map(|(ticker, signal, confidence)| json!({"ticker": ticker, "signal": signal, "confidence": confidence})),
+        ticker.prop_map(|(ticker, signal, confidence)| json!({"ticker": ticker, "signal": signal, "confidence": confidence, "reasoning": signal})),
         1..6,
     );
     let texts = (any::<Option<String>>(), any::<Option<String>>(), any::<Option<String>>());
@@ -260,6 +345,8 @@ proptest! {
         prop_assert_eq!(names, ["execution_id", "pipeline_id", "signal_context", "symbol", "user_id"]);
         let context = &kwargs["signal_context"];
         prop_assert_eq!(&kwargs["symbol"], &context["tickers"][0]);
+        let tickers: Vec<_> = context["signals"].as_array().unwrap().iter().map(|entry| entry["ticker"].clone()).collect();
+        prop_assert_eq!(&json!(tickers), &context["tickers"]);
         prop_assert_eq!(&kwargs["symbol"], &json!(text.symbol));
         prop_assert_eq!(&context["signal_id"], &json!(text.signal_id));
         prop_assert_eq!(&context["source"], &signal["source"]);

@@ -8,7 +8,7 @@ use trigger_dispatcher::clock;
 use trigger_dispatcher::config::{BatchConfig, Flush, KafkaConfig};
 use trigger_dispatcher::intake::kafka::KafkaSource;
 use trigger_dispatcher::intake::memory::{MemoryRecord, MemorySource, MemoryTopic};
-use trigger_dispatcher::intake::{Arrival, Batch, Reason, Rejected, Source, Start};
+use trigger_dispatcher::intake::{Arrival, Batch, Position, Reason, Rejected, Source, Start};
 use trigger_dispatcher::rules::PartitionCounts;
 use trigger_dispatcher::store::memory::{MemoryClaims, MemoryStore};
 use trigger_dispatcher::store::{ClaimRequest, Claims as _, Verdict};
@@ -47,6 +47,9 @@ conformance! {
     a_second_member_takes_half(2)
     undecided_records_stay_behind_after_a_revoke(2)
     closing_leaves_the_group(2)
+    where_reading_starts_is_told_before_the_first_record(2)
+    a_committed_offset_ahead_of_the_stores_is_where_reading_goes_on(1)
+    records_that_are_decided_are_passed_over(1)
 }
 
 /// Longer than Kafka takes for anything here.
@@ -164,8 +167,14 @@ fn produce<W: World>(world: &W, partition: i32, numbers: std::ops::Range<i64>) {
     world.produce(partition, numbers.map(|number| signal(partition, number)).collect());
 }
 
+/// The next arrival but for positions, which have tests of their own.
 async fn next<S: Source>(source: &mut S) -> Arrival {
-    tokio::time::timeout(PATIENCE, source.next()).await.expect("an arrival in time")
+    loop {
+        match tokio::time::timeout(PATIENCE, source.next()).await.expect("an arrival in time") {
+            Arrival::Positioned(_) => {}
+            other => return other,
+        }
+    }
 }
 
 async fn assigned<S: Source>(source: &mut S) -> Vec<i32> {
@@ -186,7 +195,7 @@ async fn batch<S: Source>(source: &mut S) -> Batch {
 }
 
 fn new(partition: i32) -> Start {
-    Start { partition, epoch: 1, next_offset: None }
+    Start { partition, epoch: 1, ..Start::default() }
 }
 
 /// A member that reads the given partitions from their beginnings.
@@ -275,7 +284,12 @@ async fn reading_starts_where_the_store_says<W: World>(world: &W) {
     produce(world, 1, 0..10);
     let mut source = world.join(&eager());
     assigned(&mut source).await;
-    let starts = [Start { partition: 0, epoch: 4, next_offset: Some(7) }, Start { partition: 1, epoch: 9, next_offset: Some(0) }];
+    let starts = [(0, 4, 7), (1, 9, 0)].map(|(partition, epoch, next)| Start {
+        partition,
+        epoch,
+        next_offset: Some(next),
+        ..Start::default()
+    });
     source.start(&starts).await.unwrap();
     let mut read = Read::default();
     while read.len() < 13 {
@@ -300,6 +314,95 @@ async fn what_the_store_does_not_know_starts_where_kafka_was_told<W: World>(worl
     produce(world, 0, 3..5);
     let mut second = reader(world, &eager(), &[0]).await;
     assert_eq!(read(&mut second, 2).await, Read::expected(&[(0, 3..5)]));
+}
+
+async fn positioned<S: Source>(source: &mut S) -> Vec<Position> {
+    match tokio::time::timeout(PATIENCE, source.next()).await.expect("an arrival in time") {
+        Arrival::Positioned(mut positions) => {
+            positions.sort_unstable_by_key(|position| position.partition);
+            positions
+        }
+        other => panic!("expected positions, got {other:?}"),
+    }
+}
+
+async fn where_reading_starts_is_told_before_the_first_record<W: World>(world: &W) {
+    produce(world, 0, 0..3);
+    let mut source = world.join(&eager());
+    assigned(&mut source).await;
+    source.start(&[new(0), Start { epoch: 5, ..new(1) }]).await.unwrap();
+    let positions = positioned(&mut source).await;
+    let seen: Vec<_> = positions.iter().map(|one| (one.partition, one.epoch, one.next_offset, one.overtaken_at)).collect();
+    assert_eq!(seen, [(0, 1, 0, None), (1, 5, 0, None)]);
+    assert_eq!(read(&mut source, 3).await, Read::expected(&[(0, 0..3)]));
+
+    // What is known already is not told again.
+    source.reopen().await.unwrap();
+    assigned(&mut source).await;
+    let known = |position: Position| Start {
+        partition: position.partition,
+        epoch: position.epoch + 1,
+        next_offset: Some(position.next_offset),
+        identity: position.identity,
+        ..Start::default()
+    };
+    source.start(&positions.into_iter().map(known).collect::<Vec<_>>()).await.unwrap();
+    let Ok(Arrival::Batch(_)) = tokio::time::timeout(PATIENCE, source.next()).await else { panic!("expected records") };
+}
+
+/// A former service of the same group has gone further, and said so to Kafka.
+async fn a_committed_offset_ahead_of_the_stores_is_where_reading_goes_on<W: World>(world: &W) {
+    produce(world, 0, 0..10);
+    let mut other = reader(world, &window(10), &[0]).await;
+    let mut decided = batch(&mut other).await.offsets;
+    decided.remove(&[0]);
+    for offset in 0..6 {
+        decided.record(0, 1, offset);
+    }
+    other.commit(&decided).await.unwrap();
+    other.close().await;
+    assert_eq!(world.committed(), BTreeMap::from([(0, 6)]));
+
+    for (next_offset, seen, first, overtaken_at) in
+        [(4, None, 6, Some(4)), (6, None, 6, None), (8, None, 8, None), (4, Some(6), 4, None), (4, Some(5), 6, Some(4))]
+    {
+        let mut source = world.join(&window(usize::try_from(10 - first).unwrap()));
+        assigned(&mut source).await;
+        let start = Start { next_offset: Some(next_offset), committed_seen: seen, ..new(0) };
+        source.start(&[start]).await.unwrap();
+        let mut overtaken = None;
+        let batch = loop {
+            match tokio::time::timeout(PATIENCE, source.next()).await.expect("an arrival in time") {
+                Arrival::Positioned(positions) => overtaken = positions[0].overtaken_at,
+                Arrival::Batch(batch) => break batch,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!((batch.offsets.get(0).unwrap().first_offset, overtaken), (first, overtaken_at), "{next_offset} {seen:?}");
+        source.close().await;
+        // For the next case, as a former service would.
+        let mut other = reader(world, &eager(), &[0]).await;
+        other.commit(&decided).await.unwrap();
+        other.close().await;
+        assert_eq!(world.committed(), BTreeMap::from([(0, 6)]));
+    }
+}
+
+async fn records_that_are_decided_are_passed_over<W: World>(world: &W) {
+    produce(world, 0, 0..10);
+    let mut source = world.join(&eager());
+    assigned(&mut source).await;
+    source.start(&[Start { next_offset: Some(2), decided: vec![2..4, 7..9], ..new(0) }]).await.unwrap();
+    let (mut offsets, mut covered) = (Vec::new(), Vec::new());
+    while covered.last() != Some(&10) {
+        let batch = batch(&mut source).await;
+        offsets.extend(batch.signals().iter().map(|signal| signal.offset));
+        let span = batch.offsets.get(0).unwrap();
+        assert_eq!(usize::try_from(span.consumed).unwrap(), batch.signals().len(), "what was decided is not counted again");
+        covered.extend([span.first_offset, span.next_offset]);
+    }
+    assert_eq!(offsets, [4, 5, 6, 9]);
+    assert_eq!(covered[0], 2, "the progress passes the decided ones too");
 }
 
 async fn bad_records_keep_their_bytes_and_have_a_reason<W: World>(world: &W) {
@@ -328,6 +431,7 @@ async fn bad_records_keep_their_bytes_and_have_a_reason<W: World>(world: &W) {
             reason: *reason,
             partition: 0,
             offset: i64::try_from(offset).unwrap(),
+            time_ms: found[offset].time_ms,
             key: key.clone(),
             payload: Some(payload.to_vec()),
             headers: headers.clone(),
@@ -380,6 +484,7 @@ async fn cancelling_the_wait_loses_nothing<W: World>(world: &W) {
                 announced += 1;
                 source.start(&[new(0), new(1)]).await.unwrap();
             }
+            Some(Arrival::Positioned(_)) => {}
             Some(Arrival::Batch(batch)) => read.add(&batch),
             Some(Arrival::Ended | Arrival::Stalled) => panic!("ended"),
         }
@@ -392,7 +497,7 @@ async fn cancelling_the_wait_loses_nothing<W: World>(world: &W) {
     assert_eq!(announced, 1);
     // Nothing was cancelled: then this test has shown nothing.
     while cancelled == 0 {
-        assert!(tokio::time::timeout(Duration::from_millis(1), source.next()).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_millis(1), next(&mut source)).await.is_err());
         cancelled += 1;
     }
     produce(world, 0, 20..21);
@@ -402,7 +507,7 @@ async fn cancelling_the_wait_loses_nothing<W: World>(world: &W) {
 async fn a_window_waits_until_it_is_full<W: World>(world: &W) {
     let mut source = reader(world, &window(10), &[0]).await;
     produce(world, 0, 0..9);
-    let early = tokio::time::timeout(Duration::from_millis(300), source.next()).await;
+    let early = tokio::time::timeout(Duration::from_millis(300), next(&mut source)).await;
     assert!(early.is_err(), "{early:?} left before the window was full");
     produce(world, 0, 9..10);
     let batch = batch(&mut source).await;
@@ -429,6 +534,9 @@ impl<S: Source> Member<S> {
                 let Ok(starts) = self.claims.open(&partitions).await;
                 self.source.start(&starts).await.unwrap();
                 self.owned = partitions;
+            }
+            Ok(Arrival::Positioned(positions)) => {
+                let Ok(_) = self.claims.position(&positions).await;
             }
             Ok(Arrival::Batch(batch)) => {
                 let spans = batch.offsets.spans().iter().map(|span| (*span, PartitionCounts::default())).collect();
@@ -488,7 +596,7 @@ async fn undecided_records_stay_behind_after_a_revoke<W: World>(world: &W) {
     produce(world, 1, 0..5);
     let mut a = reader(world, &window(1_000), &[0, 1]).await;
     // They are fetched, and wait for a fuller batch.
-    let early = tokio::time::timeout(Duration::from_millis(500), a.next()).await;
+    let early = tokio::time::timeout(Duration::from_millis(500), next(&mut a)).await;
     assert!(early.is_err(), "{early:?} left before the window was full");
 
     // The group gives one partition to the second member, who decides what was undecided.
@@ -502,7 +610,7 @@ async fn undecided_records_stay_behind_after_a_revoke<W: World>(world: &W) {
     let kept = i32::from(b.owned == [0]);
     // The first thing that the old owner hears is its new assignment, not what it had fetched before.
     assert_eq!(assigned(&mut a).await, [kept]);
-    a.start(&[Start { partition: kept, epoch: 2, next_offset: None }]).await.unwrap();
+    a.start(&[Start { partition: kept, epoch: 2, ..Start::default() }]).await.unwrap();
     // A full window holds its own partition only, from the start on and under the new epoch.
     produce(world, kept, 5..1_000);
     let batch = batch(&mut a).await;

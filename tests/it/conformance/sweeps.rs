@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use trigger_dispatcher::intake::Start;
 use trigger_dispatcher::store::deployment::register;
 use trigger_dispatcher::store::memory::{MemoryClaims, MemoryStore, MemoryTerms, PublicationState};
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
@@ -13,7 +12,7 @@ use trigger_dispatcher::tasks::Publication;
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
-use crate::support::request::{kwargs, request};
+use crate::support::request::{Held, held, kwargs, request};
 use crate::support::settings::config;
 
 // On one thread each: the clock of the memory is the thread's.
@@ -206,8 +205,8 @@ impl World for Postgres {
         let connection = store.connect().await.unwrap();
         let terms = ClaimTerms::new(&config);
         let ours = register(&connection, &terms.key).await.unwrap();
-        let mut world =
-            Self { database, store, terms, lease_terms: [(); 2].map(|()| LeaseTerms::new(ours.clone(), &config.trigger)) };
+        let lease_terms = [(); 2].map(|()| LeaseTerms::new(ours.clone(), &config.trigger, terms.evidence.clone()));
+        let mut world = Self { database, store, terms, lease_terms };
         world.lease_terms[1].deployment = register(&connection, &world.claim_terms(OTHERS).key).await.unwrap();
         world
     }
@@ -279,7 +278,7 @@ impl World for Postgres {
 struct Claimer<W: World> {
     world: W,
     claims: W::Claims,
-    start: Start,
+    start: Held,
     next_offset: i64,
 }
 
@@ -294,7 +293,7 @@ impl<W: World> Claimer<W> {
     async fn create() -> Self {
         let world = W::create().await;
         let mut claims = world.claims(OURS);
-        let start = claims.open(&[0]).await.unwrap()[0];
+        let start = held(&claims.open(&[0]).await.unwrap()[0]);
         Self { world, claims, start, next_offset: 0 }
     }
 
@@ -558,7 +557,7 @@ async fn a_trigger_that_nobody_knows_is_neither_retried_nor_given_up<W: World>(c
 
 async fn what_another_deployment_claimed_is_left_to_it<W: World>(claimer: &mut Claimer<W>) {
     let mut others = claimer.world.claims(OTHERS);
-    let start = others.open(&[0]).await.unwrap()[0];
+    let start = held(&others.open(&[0]).await.unwrap()[0]);
     let slots = pipelines::<1>();
     let unpublished = request(start, 0, &slots);
     assert!(matches!(others.claim(&unpublished).await.unwrap(), Verdict::Claimed(done) if done.won == [0]));

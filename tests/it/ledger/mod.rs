@@ -8,7 +8,7 @@ mod versions;
 
 use std::time::Duration;
 
-use trigger_dispatcher::intake::{PartitionSpan, Start};
+use trigger_dispatcher::intake::PartitionSpan;
 use trigger_dispatcher::rules::PartitionCounts;
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
 use trigger_dispatcher::store::{ClaimRequest, Claims as _, Database, StoreError, Verdict, Wanted, migrate};
@@ -16,6 +16,7 @@ use trigger_dispatcher::tasks::{TriggerText, trigger_id};
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
+use crate::support::request::{Held, held};
 use crate::support::settings::config;
 
 const DAY: i64 = 24;
@@ -26,13 +27,13 @@ struct Ledger {
     store: Database,
     terms: ClaimTerms,
     claims: PostgresClaims,
-    start: Start,
+    start: Held,
     next_offset: i64,
 }
 
 /// Wants a slot of the pipeline for the signal.
-fn request(start: Start, offset: i64, pipeline_id: Uuid, signal_id: &str) -> ClaimRequest {
-    let Start { partition, epoch, .. } = start;
+fn request(start: Held, offset: i64, pipeline_id: Uuid, signal_id: &str) -> ClaimRequest {
+    let Held { partition, epoch } = start;
     let span =
         PartitionSpan { partition, epoch, first_offset: offset, next_offset: offset + 1, consumed: 1, invalid: 0, stale: 0 };
     let text = TriggerText {
@@ -77,14 +78,14 @@ impl Ledger {
         let (store, terms) = (Database::new(&config.postgres), ClaimTerms::new(&config));
         migrate::migrate(&store).await.unwrap();
         let mut claims = PostgresClaims::new(store.clone(), terms.clone());
-        let start = claims.open(&[0]).await.unwrap()[0];
+        let start = held(&claims.open(&[0]).await.unwrap()[0]);
         Self { database, store, terms, claims, start, next_offset: 0 }
     }
 
     /// Another instance, on a partition of its own.
-    async fn another(&self, partition: i32) -> (PostgresClaims, Start) {
+    async fn another(&self, partition: i32) -> (PostgresClaims, Held) {
         let mut claims = PostgresClaims::new(self.store.clone(), self.terms.clone());
-        let start = claims.open(&[partition]).await.unwrap()[0];
+        let start = held(&claims.open(&[partition]).await.unwrap()[0]);
         (claims, start)
     }
 

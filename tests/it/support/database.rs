@@ -22,7 +22,11 @@ impl TestDatabase {
 
     /// The same in another encoding.
     pub(crate) async fn create_in(encoding: &str) -> Self {
-        let admin = Url::parse(&service("TEST_POSTGRES_URL")).unwrap();
+        Self::create_on(Url::parse(&service("TEST_POSTGRES_URL")).unwrap(), encoding).await
+    }
+
+    /// The same on another server.
+    pub(crate) async fn create_on(admin: Url, encoding: &str) -> Self {
         let name = unique("it");
         connect(&admin)
             .await

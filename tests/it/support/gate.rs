@@ -22,6 +22,8 @@ pub(crate) enum Weather {
     Hole,
     /// Kafka only: answers to requests of this kind (Kafka's `api_key`) never come; all others do.
     Without(i16),
+    /// Kafka only: in records that have these bytes, the last one arrives as another.
+    Corrupt(&'static [u8]),
 }
 
 /// Kafka's `api_key` of a request for records.
@@ -218,7 +220,8 @@ impl Line {
         match self.leave_the_hole() {
             Weather::Slow(delay) => self.delay(delay),
             Weather::Without(withheld) => return kind != Some(withheld),
-            Weather::Fair | Weather::Hole => {}
+            Weather::Corrupt(bytes) if kind == Some(FETCH) => corrupt(piece, bytes),
+            Weather::Corrupt(_) | Weather::Fair | Weather::Hole => {}
         }
         true
     }
@@ -243,5 +246,13 @@ impl Line {
             }
             weather = self.shared.changed.wait_timeout(weather, left.min(Duration::from_millis(100))).unwrap().0;
         }
+    }
+}
+
+/// Changes the last byte wherever these bytes are.
+fn corrupt(piece: &mut [u8], bytes: &[u8]) {
+    let places: Vec<_> = (0..=piece.len().saturating_sub(bytes.len())).filter(|at| piece[*at..].starts_with(bytes)).collect();
+    for at in places {
+        piece[at + bytes.len() - 1] ^= 1;
     }
 }

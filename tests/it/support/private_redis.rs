@@ -88,7 +88,7 @@ impl Drop for PrivateRedis {
 
 /// Below the ports that Linux hands out to outgoing connections: a client that knocks at a dead server's port could else be
 /// given that very port.
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
     std::iter::repeat_with(|| rand::random_range(10_000..20_000)).find(is_free).unwrap()
 }

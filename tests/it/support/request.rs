@@ -11,8 +11,19 @@ pub(crate) fn kwargs(pipeline_id: &Uuid, offset: i64) -> String {
     format!(r#"{{"pipeline_id": "{pipeline_id}", "text": "Zürich \"🚀\" {offset}"}}"#)
 }
 
-pub(crate) fn request(start: Start, offset: i64, pipelines: &[Uuid]) -> ClaimRequest {
-    let Start { partition, epoch, .. } = start;
+/// What a request needs of a [`Start`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) partition: i32,
+    pub(crate) epoch: i64,
+}
+
+pub(crate) fn held(start: &Start) -> Held {
+    Held { partition: start.partition, epoch: start.epoch }
+}
+
+pub(crate) fn request(start: Held, offset: i64, pipelines: &[Uuid]) -> ClaimRequest {
+    let Held { partition, epoch } = start;
     let span =
         PartitionSpan { partition, epoch, first_offset: offset, next_offset: offset + 1, consumed: 1, invalid: 0, stale: 0 };
     let signal_id = format!("signal {partition} {offset}");

@@ -45,6 +45,14 @@ fn admin() -> (AdminClient<DefaultClientContext>, AdminOptions) {
     (config().create().unwrap(), options)
 }
 
+async fn configure(topic: &str, property: &str, value: &str) {
+    let (admin, options) = admin();
+    let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(property, value);
+    for result in admin.alter_configs(&[change], &options).await.unwrap() {
+        result.unwrap();
+    }
+}
+
 impl TestTopic {
     pub(crate) async fn create(partitions: i32) -> Self {
         let name = unique("signals");
@@ -100,12 +108,12 @@ impl TestTopic {
 
     /// Sets a property of the dead-letter topic.
     pub(crate) async fn configure_dead_letters(&self, property: &str, value: &str) {
-        let (admin, options) = admin();
-        let name = self.dead_letter_topic();
-        let change = AlterConfig::new(ResourceSpecifier::Topic(&name)).set(property, value);
-        for result in admin.alter_configs(&[change], &options).await.unwrap() {
-            result.unwrap();
-        }
+        configure(&self.dead_letter_topic(), property, value).await;
+    }
+
+    /// Sets a property of the topic.
+    pub(crate) async fn configure(&self, property: &str, value: &str) {
+        configure(&self.name, property, value).await;
     }
 
     /// Queues a record for the dead-letter topic.

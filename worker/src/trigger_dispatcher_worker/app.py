@@ -12,7 +12,7 @@ from uuid import UUID
 from celery import Celery, signals
 
 from .database import Connections
-from .decision import decide
+from .decision import decide, decide_each
 from .executions import Executions
 from .guard import PostgresStarts, RedisStarts, Starts, StoreUnavailable, one_start
 from .settings import Settings
@@ -68,13 +68,16 @@ def execute_pipeline(
     signal_context: dict[str, Any],
     **extra: Any,
 ) -> dict[str, Any]:
-    """Decides on one signal for one pipeline, and leaves the decision in `executions.result`."""
+    """Decides on each ticker of one task, and leaves the decisions in `executions.result`."""
     started_at = executions.start(UUID(execution_id), UUID(pipeline_id), symbol)
     is_active = executions.pipeline_is_active(UUID(pipeline_id))
     decision = decide(signal_context, pipeline_is_active=is_active)
+    decisions = decide_each(signal_context, pipeline_is_active=is_active)
     result = {
         **extra,
+        # Of the first ticker, which is the symbol; those of all tickers are in `decisions`.
         **decision.as_json(),
+        "decisions": {ticker: each.as_json() for ticker, each in decisions.items()},
         "symbol": symbol,
         "user_id": user_id,
         "signal_id": signal_context.get("signal_id"),

@@ -1,4 +1,6 @@
-"""What a signal means for a position. Pure: no clock, no IO, the same answer for the same input.
+"""Decides what a signal means for a position, for each ticker by itself.
+
+Pure: no clock, no IO, the same answer for the same input.
 
 Never guesses: a signal that says nothing usable is a HOLD, a signal that says
 something wrong is a `BadSignal`.
@@ -7,7 +9,7 @@ something wrong is a `BadSignal`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -36,11 +38,42 @@ class Decision:
 
 
 def decide(signal_context: Mapping[str, Any], *, pipeline_is_active: bool = True) -> Decision:
-    """The decision on one signal; raises `BadSignal`."""
+    """The decision on the task's first ticker, its `symbol`; raises `BadSignal`."""
     if not isinstance(signal_context, Mapping):
         raise BadSignal(f"signal_context must be an object, not {type(signal_context).__name__}")
-    bias = _bias(signal_context.get("bias"))
-    confidence = _confidence(signal_context.get("confidence"))
+    return _decide("bias", signal_context.get("bias"), signal_context.get("confidence"), pipeline_is_active)
+
+
+def decide_each(signal_context: Mapping[str, Any], *, pipeline_is_active: bool = True) -> dict[str, Decision]:
+    """The decision on each ticker of the task; raises `BadSignal`, so that a task is acted on whole or not at all.
+
+    Each entry of `signals` has the direction of its own ticker. `bias` is that of the first ticker alone: used for
+    the others it would buy what should be sold. So without `signals` (an older dispatcher) the others are held.
+    """
+    first = decide(signal_context, pipeline_is_active=pipeline_is_active)
+    tickers, signals = signal_context.get("tickers"), signal_context.get("signals")
+    if signals is None:
+        others = _hold("the task does not tell the direction of this ticker")
+        return {ticker: first if position == 0 else others for position, ticker in enumerate(_list("tickers", tickers))}
+    decisions = {}
+    for entry in _list("signals", signals):
+        ticker = entry.get("ticker") if isinstance(entry, Mapping) else None
+        if not isinstance(ticker, str):
+            raise BadSignal(f"an entry of signals must be an object with a ticker, not {entry!r}")
+        name = f"signal of {ticker}"
+        decisions[ticker] = _decide(name, entry.get("signal"), entry.get("confidence"), pipeline_is_active)
+    return decisions
+
+
+def _list(name: str, value: Any) -> Sequence[Any]:
+    if not isinstance(value, list):
+        raise BadSignal(f"{name} must be a list, not {type(value).__name__}")
+    return value
+
+
+def _decide(name: str, stated_bias: Any, stated_confidence: Any, pipeline_is_active: bool) -> Decision:
+    bias = _bias(name, stated_bias)
+    confidence = _confidence(stated_confidence)
     if not pipeline_is_active:
         return _hold("the pipeline is not active")
     if bias is None or bias == "NEUTRAL":
@@ -61,12 +94,12 @@ def _position_size(confidence: float) -> float:
     return round(SMALLEST + share * (LARGEST - SMALLEST), 4)
 
 
-def _bias(value: Any) -> str | None:
+def _bias(name: str, value: Any) -> str | None:
     if value is None:
         return None
     bias = value.strip().upper() if isinstance(value, str) else value
     if bias != "NEUTRAL" and bias not in ACTIONS:
-        raise BadSignal(f"bias must be BULLISH, BEARISH or NEUTRAL, not {value!r}")
+        raise BadSignal(f"{name} must be BULLISH, BEARISH or NEUTRAL, not {value!r}")
     return str(bias)
 
 

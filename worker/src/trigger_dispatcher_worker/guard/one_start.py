@@ -57,7 +57,7 @@ def one_start(
 ) -> Callable[[Task], Task]:
     """Lets one start per trigger happen. Goes between `@app.task` and the function.
 
-    The trigger is the keyword argument `execution_id`, or else the task's id; it must be a UUID.
+    The trigger is the argument `execution_id`, by name or by position, or else the task's id; it must be a UUID.
     `record_failure(trigger_id, error)` is called when the function raised, and when a start
     was abandoned. It may be called twice, and must leave alone what is over already.
     `on_abandoned="restart"` runs a trigger again (at most `max_starts` times in all) when its message
@@ -79,8 +79,8 @@ def one_start(
         @functools.wraps(function)
         def guarded(*args: Any, **kwargs: Any) -> Any:
             # A call that cannot be made raises here, before it leaves a mark.
-            signature.bind(*args, **kwargs)
-            return guard.run(_trigger_id(kwargs), lambda: function(*args, **kwargs))
+            bound = signature.bind(*args, **kwargs)
+            return guard.run(_trigger_id(_execution_id(bound)), lambda: function(*args, **kwargs))
 
         # Celery reads the arguments from here; it does not follow __wrapped__.
         guarded.__signature__ = signature  # type: ignore[attr-defined]
@@ -196,8 +196,20 @@ class _Guard:
             log.error("start_not_finished trigger_id=%s error=%s", trigger_id, error)
 
 
-def _trigger_id(kwargs: dict[str, Any]) -> UUID:
-    execution_id = kwargs.get("execution_id") or _request_id()
+def _execution_id(bound: inspect.BoundArguments) -> Any:
+    """The argument `execution_id`, wherever the caller put it; None if there is none."""
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            extra = bound.arguments.get(name, {})
+            if "execution_id" in extra:
+                return extra["execution_id"]
+        elif name == "execution_id" and name in bound.arguments:
+            return bound.arguments[name]
+    return None
+
+
+def _trigger_id(execution_id: Any) -> UUID:
+    execution_id = execution_id or _request_id()
     try:
         return UUID(str(execution_id))
     except ValueError:

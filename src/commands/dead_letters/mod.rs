@@ -1,13 +1,15 @@
 //! `trigger-dispatcher dead-letters`: what was bad, and a second chance for it.
 #![expect(clippy::print_stdout, reason = "the command's answer")]
 
+mod replay;
+
 use anyhow::{Context as _, bail};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::json;
 
+use self::replay::Replay;
 use super::{KAFKA_TIMEOUT, partitions, watermarks};
 use crate::config::Config;
 use crate::intake::Reason;
@@ -23,7 +25,8 @@ const OURS: &str = "dead-letter-";
 pub(crate) enum DeadLetters {
     /// Print the dead letters, one JSON object a line.
     List(Filter),
-    /// Send dead letters to the signal topic again, with their key, bytes and headers.
+    /// Send dead letters to the signal topic again, with their key, bytes, headers, time and identity: what was sent again before,
+    /// or decided before, starts nothing twice.
     Replay(Filter),
 }
 
@@ -71,7 +74,7 @@ pub(crate) async fn run(config: &Config, command: &DeadLetters) -> anyhow::Resul
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "false");
     let consumer: BaseConsumer = settings.create().context("Kafka's configuration")?;
-    let producer: FutureProducer = client_config(&config.kafka).set("acks", "all").set("enable.idempotence", "true").create()?;
+    let mut replay = replay.then(|| Replay::new(config)).transpose()?;
     let mut found = 0_usize;
     let partitions = partitions(&consumer, topic)?;
     for partition in partitions {
@@ -91,16 +94,13 @@ pub(crate) async fn run(config: &Config, command: &DeadLetters) -> anyhow::Resul
                 continue;
             }
             found += 1;
-            if replay {
-                send_again(&producer, &config.kafka.signal_topic, &message).await?;
-            }
             println!("{}", describe(&message));
+            if let Some(replay) = &mut replay {
+                replay.send_again(&message).await?;
+            }
         }
     }
-    if replay {
-        println!("{found} sent to {} again", config.kafka.signal_topic);
-    }
-    Ok(())
+    replay.map_or(Ok(()), |replay| replay.sum_up())
 }
 
 impl Filter {
@@ -131,24 +131,4 @@ fn describe(message: &BorrowedMessage<'_>) -> String {
         "payload": shown,
     })
     .to_string()
-}
-
-async fn send_again(producer: &FutureProducer, topic: &str, message: &BorrowedMessage<'_>) -> anyhow::Result<()> {
-    if header(message, "dead-letter-truncated-from").is_some() {
-        bail!(
-            "{}:{} was too large for the dead-letter topic and is kept only in part; it cannot be replayed",
-            message.partition(),
-            message.offset()
-        );
-    }
-    let mut headers = OwnedHeaders::new();
-    for header in message.headers().into_iter().flat_map(|headers| headers.iter()).filter(|header| !header.key.starts_with(OURS))
-    {
-        headers = headers.insert(Header { key: header.key, value: header.value });
-    }
-    let mut record = FutureRecord::<[u8], [u8]>::to(topic).headers(headers);
-    record.key = message.key();
-    record.payload = message.payload();
-    let sent = producer.send(record, KAFKA_TIMEOUT).await;
-    sent.map(|_| ()).map_err(|(error, _)| error).with_context(|| format!("Kafka: {topic}"))
 }

@@ -1,0 +1,57 @@
+//! Where partitions go on: after another member of the group, on another cluster, behind corrupt data, and where an operator says.
+
+mod ahead;
+mod corrupt;
+mod log;
+mod replay;
+mod set;
+
+use crate::support::dispatcher::Instance;
+use crate::support::scene::{Progress, Scene, signal};
+use crate::support::wait_until;
+
+/// Sends signals that nobody watches to a partition.
+fn send(scene: &Scene, partition: i32, count: usize) {
+    for _ in 0..count {
+        scene.topic.send_json(partition, &signal(&uuid::Uuid::new_v4().to_string(), "NOBODY"));
+    }
+    scene.topic.flush();
+}
+
+/// Waits until the partitions are decided up to these offsets.
+async fn reaches<const N: usize>(scene: &Scene, offsets: [i64; N]) -> Vec<Progress> {
+    wait_until(&format!("{offsets:?}"), 60, async || {
+        let progress = scene.progress().await;
+        progress.iter().map(|one| one.next_offset).eq(offsets.map(Some)).then_some(progress)
+    })
+    .await
+}
+
+/// What a command that succeeds prints.
+fn output(scene: &Scene, arguments: &[&str]) -> String {
+    let output = scene.setting.run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The one line with which a command refuses.
+fn refusal(scene: &Scene, arguments: &[&str]) -> String {
+    let output = scene.setting.run(arguments);
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), line.lines().count()), (Some(1), 1), "{arguments:?}: {line}");
+    line
+}
+
+fn set<'a>(partition: &'a str, to: &'a str) -> [&'a str; 7] {
+    ["offsets", "set", "--partition", partition, "--to", to, "--yes"]
+}
+
+/// Waits for the alarm of a partition, and gives its reason.
+fn stopped(dispatcher: &Instance, partition: i64) -> String {
+    crate::support::wait_for(&format!("the alarm of partition {partition}"), 90, || {
+        let alarms = dispatcher.events("partition_stopped");
+        let alarm = alarms.iter().find(|alarm| alarm["partition"] == partition)?;
+        assert_eq!(alarm["level"], "error");
+        Some(alarm["reason"].as_str().unwrap().to_owned())
+    })
+}
