@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use trigger_dispatcher::intake::{PartitionSpan, Start};
+use trigger_dispatcher::intake::PartitionSpan;
 use trigger_dispatcher::rules::PartitionCounts;
 use trigger_dispatcher::store::deployment::{DeploymentKey, register};
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
 use trigger_dispatcher::store::sweep::{LeaseTerms, take_up};
 use trigger_dispatcher::store::{ClaimRequest, Claims as _, Database, Verdict, migrate};
-use trigger_dispatcher::tasks::TriggerIds;
+use trigger_dispatcher::tasks::IdSpace;
 use uuid::Uuid;
 
-use super::landed;
+use super::landed::{self, Place};
 use crate::support::database::TestDatabase;
+use crate::support::request::{Held, held};
 use crate::support::settings::config;
 use crate::support::wait_until;
 
@@ -54,20 +55,19 @@ fn signal(partition: i32, offset: i64) -> (String, Uuid) {
 
 /// Some records of a partition, as one batch up to `next_offset` or a part of it. The counts are of its records that are decided already.
 fn request(
-    start: Start,
-    ids: TriggerIds,
+    start: Place,
+    ids: IdSpace,
     offsets: &[i64],
     next_offset: i64,
     counts: PartitionCounts,
     goes_on: bool,
 ) -> ClaimRequest {
-    let Start { partition, epoch, .. } = start;
-    let first_offset = start.next_offset.unwrap_or(0);
+    let Place { held: Held { partition, epoch }, next: first_offset } = start;
     let consumed = next_offset - first_offset;
     let span = PartitionSpan { partition, epoch, first_offset, next_offset, consumed, invalid: 0, stale: 0 };
     let wanted = |offset: &i64| {
         let (signal, pipeline) = signal(partition, *offset);
-        let mut wanted = super::request(start, *offset, pipeline, &signal).wanted.remove(0);
+        let mut wanted = super::request(start.held, *offset, pipeline, &signal).wanted.remove(0);
         wanted.text.trigger_id = ids.trigger_id(pipeline, "", &signal);
         wanted
     };
@@ -143,25 +143,26 @@ impl World {
             let to = *end.borrow_and_update();
             let mut fenced = HashSet::new();
             for start in &mut owned {
-                while let Some(next) = Some(start.next_offset.unwrap_or(0)).filter(|next| *next < to) {
-                    if self.decide(&mut claimer, *start, (next + BATCH).min(to), &mut begun).await.is_none() {
-                        fenced.insert(start.partition);
+                while start.next < to {
+                    let until = (start.next + BATCH).min(to);
+                    if self.decide(&mut claimer, *start, until, &mut begun).await.is_none() {
+                        fenced.insert(start.held.partition);
                         break;
                     }
-                    start.next_offset = Some((next + BATCH).min(to));
+                    start.next = until;
                 }
             }
-            owned.retain(|start| !fenced.contains(&start.partition));
+            owned.retain(|start| !fenced.contains(&start.held.partition));
             end.changed().await.unwrap();
         }
     }
 
     /// Decides one batch, some in two parts, and publishes it, unless the instance forgets to: then it is the sweepers' turn.
-    async fn decide(&self, claimer: &mut Claimer, start: Start, to: i64, begun: &mut HashSet<(i32, i64)>) -> Option<()> {
-        let (first, ids) = (start.next_offset.unwrap_or(0), claimer.ids());
+    async fn decide(&self, claimer: &mut Claimer, start: Place, to: i64, begun: &mut HashSet<(i32, i64)>) -> Option<()> {
+        let (first, ids) = (start.next, claimer.ids());
         let mut counts = PartitionCounts::default();
         let mut offsets: Vec<i64> = (first..to).collect();
-        offsets.retain(|offset| !begun.contains(&(start.partition, *offset)));
+        offsets.retain(|offset| !begun.contains(&(start.held.partition, *offset)));
         counts.triggered = (to - first) - offsets.len() as i64;
         if first % 2 == 1 && offsets.len() > 1 {
             let part = request(start, ids, &[offsets.remove(0)], to, PartitionCounts::default(), true);
@@ -200,8 +201,10 @@ impl World {
                 (Claimer::Old(instance), _) => instance.take_up(0.0).await,
                 (Claimer::New(..), Some(connection)) => {
                     let deployment = register(connection, &self.key).await.unwrap();
-                    let (lease, margin) = (Duration::from_secs(900), Duration::ZERO);
-                    let terms = LeaseTerms { deployment, lease, margin, max_age: None, patience: Duration::ZERO };
+                    let config = config("redis://unused/0", Some(&self.database));
+                    let evidence = ClaimTerms::new(&config).evidence;
+                    let terms = LeaseTerms::new(deployment, &config.trigger, evidence);
+                    let terms = LeaseTerms { patience: Duration::ZERO, ..terms };
                     let ids = |tasks: &[trigger_dispatcher::tasks::Task]| tasks.iter().map(|task| task.trigger_id).collect();
                     let taken = take_up(connection, &terms).await.unwrap();
                     taken.iter().map(|taken| (taken.publication.id, ids(&taken.publication.tasks))).collect()
@@ -223,21 +226,24 @@ impl World {
 /// An instance of either version.
 enum Claimer {
     Old(landed::Instance),
-    New(Box<PostgresClaims>, TriggerIds),
+    New(Box<PostgresClaims>, IdSpace),
 }
 
 impl Claimer {
-    fn ids(&self) -> TriggerIds {
+    fn ids(&self) -> IdSpace {
         match self {
-            Self::Old(_) => TriggerIds::FORMER,
+            Self::Old(_) => IdSpace::FORMER,
             Self::New(_, ids) => *ids,
         }
     }
 
-    async fn open(&mut self, partitions: &[i32]) -> Vec<Start> {
+    async fn open(&mut self, partitions: &[i32]) -> Vec<Place> {
         match self {
             Self::Old(instance) => instance.open(partitions).await,
-            Self::New(claims, _) => claims.open(partitions).await.unwrap(),
+            Self::New(claims, _) => {
+                let starts = claims.open(partitions).await.unwrap();
+                starts.iter().map(|start| Place { held: held(start), next: start.next_offset.unwrap_or(0) }).collect()
+            }
         }
     }
 

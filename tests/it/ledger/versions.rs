@@ -1,17 +1,15 @@
 //! A schema goes forward, back, and forward again; and several deployments that one database had before they were told apart.
 
-use std::time::Duration;
-
-use trigger_dispatcher::intake::Start;
-use trigger_dispatcher::store::deployment::{Deployment, DeploymentKey, register};
+use trigger_dispatcher::store::deployment::{DeploymentKey, register};
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
-use trigger_dispatcher::store::sweep::{LeaseTerms, PATIENCE, take_up};
+use trigger_dispatcher::store::sweep::{LeaseTerms, take_up};
 use trigger_dispatcher::store::{Claims as _, Database, Verdict, migrate};
-use trigger_dispatcher::tasks::{TriggerIds, trigger_id};
+use trigger_dispatcher::tasks::{IdSpace, trigger_id};
 use uuid::Uuid;
 
 use super::{landed, request};
 use crate::support::database::TestDatabase;
+use crate::support::request::{Held, held};
 use crate::support::scene::{Scene, signal};
 use crate::support::settings::config;
 use crate::support::{unique, wait_until};
@@ -19,9 +17,9 @@ use crate::support::{unique, wait_until};
 /// One deployment's instance of the newest version, on partition 0.
 struct New {
     store: Database,
-    deployment: Deployment,
+    lease_terms: LeaseTerms,
     claims: PostgresClaims,
-    start: Start,
+    start: Held,
     next_offset: i64,
 }
 
@@ -31,16 +29,18 @@ impl New {
         let store = Database::new(&config.postgres);
         let key = DeploymentKey { group: group.to_owned(), topic: topic.to_owned(), target: target.to_owned() };
         let deployment = register(&store.connect().await.unwrap(), &key).await.unwrap();
-        let mut claims = PostgresClaims::new(store.clone(), ClaimTerms { key, ..ClaimTerms::new(&config) });
-        let start = claims.open(&[0]).await.unwrap()[0];
-        Self { store, deployment, claims, start, next_offset: start.next_offset.unwrap_or(0) }
+        let terms = ClaimTerms { key, ..ClaimTerms::new(&config) };
+        let lease_terms = LeaseTerms::new(deployment, &config.trigger, terms.evidence.clone());
+        let mut claims = PostgresClaims::new(store.clone(), terms);
+        let starts = claims.open(&[0]).await.unwrap();
+        Self { store, lease_terms, claims, start: held(&starts[0]), next_offset: starts[0].next_offset.unwrap_or(0) }
     }
 
     /// Decides a signal for the pipeline: won, known.
     async fn claim(&mut self, pipeline: Uuid, signal: &str) -> (usize, usize) {
         self.next_offset += 1;
         let mut request = request(self.start, self.next_offset - 1, pipeline, signal);
-        request.wanted[0].text.trigger_id = self.deployment.ids.trigger_id(pipeline, "", signal);
+        request.wanted[0].text.trigger_id = self.lease_terms.deployment.ids.trigger_id(pipeline, "", signal);
         match self.claims.claim(&request).await.unwrap() {
             Verdict::Claimed(claimed) => (claimed.won.len(), claimed.known.len()),
             other => panic!("expected a decision, got {other:?}"),
@@ -49,9 +49,7 @@ impl New {
 
     /// The triggers of entries that its sweeper would publish.
     async fn take_up(&self) -> Vec<Uuid> {
-        let (deployment, lease, margin) = (self.deployment.clone(), Duration::from_secs(900), Duration::ZERO);
-        let terms = LeaseTerms { deployment, lease, margin, max_age: None, patience: PATIENCE };
-        let taken = take_up(&self.store.connect().await.unwrap(), &terms).await.unwrap();
+        let taken = take_up(&self.store.connect().await.unwrap(), &self.lease_terms).await.unwrap();
         taken.iter().flat_map(|taken| taken.publication.tasks.iter().map(|task| task.trigger_id)).collect()
     }
 }
@@ -59,15 +57,15 @@ impl New {
 /// An instance of the version before, on partition 0.
 struct Old {
     instance: landed::Instance,
-    start: Start,
+    start: Held,
     next_offset: i64,
 }
 
 impl Old {
     async fn start(database: &TestDatabase, group: &str, topic: &str) -> Self {
         let instance = landed::Instance::start(database, group, topic).await;
-        let start = instance.open(&[0]).await[0];
-        Self { instance, start, next_offset: start.next_offset.unwrap_or(0) }
+        let place = instance.open(&[0]).await[0];
+        Self { instance, start: place.held, next_offset: place.next }
     }
 
     /// Decides a signal for the pipeline: how many triggers it won.
@@ -113,7 +111,10 @@ async fn of_two_deployments_that_shared_their_ids_one_keeps_them_and_the_others_
     let mut production = New::start(&database, "production", "signals", "redis a").await;
     let mut staging = New::start(&database, "staging", "test-signals", "redis b").await;
     let canary = New::start(&database, "canary", "signals", "redis a").await;
-    let flags = |of: &New| (of.deployment.ids == TriggerIds::FORMER, of.deployment.looks_back, of.deployment.adopts);
+    let flags = |of: &New| {
+        let deployment = &of.lease_terms.deployment;
+        (deployment.ids == IdSpace::FORMER, deployment.looks_back, deployment.adopts)
+    };
     assert_eq!(flags(&production), (true, false, true));
     assert_eq!(flags(&staging), (false, true, true));
     assert_eq!(flags(&canary), (false, false, false), "new since the migration, on a topic that another one adopts");
@@ -148,7 +149,7 @@ async fn a_group_that_looks_back_does_not_take_what_another_group_of_its_topic_d
     migrate::migrate(&store).await.unwrap();
     let mut first = New::start(&database, "first", "signals", "redis a").await;
     let mut second = New::start(&database, "second", "signals", "redis b").await;
-    assert_eq!((first.deployment.looks_back, second.deployment.looks_back), (false, true));
+    assert_eq!((first.lease_terms.deployment.looks_back, second.lease_terms.deployment.looks_back), (false, true));
     free_slots(&database).await;
     assert_eq!(first.claim(pipeline, "new").await, (1, 0));
     free_slots(&database).await;
@@ -185,9 +186,9 @@ async fn a_schema_goes_back_for_the_version_before_and_forward_again() {
     assert_eq!(scene.database.number(version).await, 3);
     assert!(said(&["migrate", "--allow-version", "3"]).contains("nothing was changed"));
     // Such a program takes over where the new one was, knows what was started, and starts what is new.
-    old.start = old.instance.open(&[0]).await[0];
-    assert_eq!(old.start.next_offset, Some(1));
-    old.next_offset = 1;
+    let place = old.instance.open(&[0]).await[0];
+    (old.start, old.next_offset) = (place.held, place.next);
+    assert_eq!(old.next_offset, 1);
     assert_eq!(old.claim(pipeline, "one").await, 0);
     assert_eq!(old.claim(pipeline, "two").await, 1);
     // Another group appears meanwhile.

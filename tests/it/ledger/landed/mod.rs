@@ -3,12 +3,13 @@
 
 use std::collections::HashSet;
 
-use trigger_dispatcher::intake::{PartitionSpan, Start};
+use trigger_dispatcher::intake::PartitionSpan;
 use trigger_dispatcher::rules::PartitionCounts;
 use trigger_dispatcher::store::{ClaimRequest, Wanted};
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
+use crate::support::request::Held;
 
 const FIRST: [&str; 3] = [
     include_str!("../../../../src/store/sql/0001_ledger.sql"),
@@ -31,6 +32,14 @@ pub(super) async fn migrate(database: &TestDatabase) {
     }
 }
 
+/// A partition that an instance of either version has taken over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) held: Held,
+    /// The next offset to decide.
+    pub(super) next: i64,
+}
+
 /// A running instance.
 pub(super) struct Instance {
     client: tokio_postgres::Client,
@@ -48,9 +57,13 @@ impl Instance {
     }
 
     /// Takes partitions over.
-    pub(super) async fn open(&self, partitions: &[i32]) -> Vec<Start> {
+    pub(super) async fn open(&self, partitions: &[i32]) -> Vec<Place> {
         let rows = self.client.query(include_str!("open.sql"), &[&self.group, &self.topic, &partitions]).await.unwrap();
-        rows.iter().map(|row| Start { partition: row.get(0), epoch: row.get(1), next_offset: row.get(2) }).collect()
+        let place = |row: &tokio_postgres::Row| Place {
+            held: Held { partition: row.get(0), epoch: row.get(1) },
+            next: row.get::<_, Option<i64>>(2).unwrap_or(0),
+        };
+        rows.iter().map(place).collect()
     }
 
     /// Records that no offset has passed, though a part of their batch was decided.
