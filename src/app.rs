@@ -62,10 +62,16 @@ async fn flow(
     metrics: Arc<Metrics>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let prepared = until_done(&mut Backoff::new("store_not_ready"), stop, async || prepare(config, &database).await).await;
+    let mut not_ready = Backoff::new("store_not_ready");
+    let prepared = until_done(&mut not_ready, stop, async || match prepare(config, &database).await {
+        Err(error) if error.is_final() => Ok(Err(error)),
+        other => other.map(Ok),
+    });
+    let Ok(prepared) = prepared.await else { return Ok(()) };
+    let deployment = prepared?;
     let mut refresher = Refresher::new(database.clone(), config.trigger.refresh_interval, Arc::clone(&metrics));
     let loaded = until_done(&mut Backoff::new("rules_not_read"), stop, async || refresher.refresh().await).await;
-    let (Ok(deployment), Ok(())) = (prepared, loaded) else { return Ok(()) };
+    let Ok(()) = loaded else { return Ok(()) };
     // Only now join the group: an instance without rules would call every signal unmatched.
     let ids = deployment.ids;
     let lease_terms = LeaseTerms::new(deployment, &config.trigger, terms.evidence.clone());
@@ -111,11 +117,16 @@ async fn flow(
 }
 
 async fn prepare(config: &Config, database: &Database) -> Result<Deployment, StoreError> {
-    if config.postgres.auto_migrate {
+    let version = if config.postgres.auto_migrate {
         let migrated = migrate::migrate(database).await?;
         tracing::info!(event = "migrated", from = migrated.from, to = migrated.to, notifying = ?migrated.notifying, silent = ?migrated.silent);
+        migrated.to
     } else {
-        migrate::check(database).await?;
+        migrate::check(database).await?
+    };
+    if version > migrate::KNOWN {
+        let text = "a newer trigger-dispatcher made the schema, and this one can work with it; it is left as it is";
+        tracing::warn!(event = "schema_newer", version, known = migrate::KNOWN, text);
     }
     let key = DeploymentKey::new(config);
     let deployment = register(&database.connect().await?, &key).await?;

@@ -7,9 +7,8 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::commands::{dead_letters, demo, health, offsets, outbox, prune};
+use crate::commands::{dead_letters, demo, health, migrate, offsets, outbox, prune};
 use crate::config::{Config, Environment, Problems, env_example, help};
-use crate::store::{Database, migrate};
 use crate::{app, supervise, telemetry};
 
 /// Wrong usage or configuration, as `sysexits.h` counts.
@@ -28,8 +27,8 @@ enum Command {
     /// Consume signals and enqueue tasks until SIGTERM.
     #[command(after_help = help())]
     Run,
-    /// Make or update the schema `dispatcher` in PostgreSQL.
-    Migrate,
+    /// Make or update the schema `dispatcher` in PostgreSQL, or prepare it for an older program.
+    Migrate(migrate::Migrate),
     /// Show the whole job with nothing installed: Kafka, store, queue and workers within this process.
     Demo(demo::Options),
     /// Show where each partition is, and say where a stopped one goes on.
@@ -108,21 +107,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::DeadLetters(command) => runtime.block_on(async { dead_letters::run(&configuration()?, &command).await }),
         Command::Prune(command) => runtime.block_on(async { prune::run(&configuration()?, &command).await }),
         Command::Health => runtime.block_on(health::run(&configuration()?)),
-        Command::Migrate => runtime.block_on(async {
-            let config = configuration()?;
-            let database = Database::new(&config.postgres);
-            let migrated = migrate::migrate(&database).await?;
-            println!("schema dispatcher: version {} (was {})", migrated.to, migrated.from);
-            for (tables, text) in [
-                (&migrated.notifying, "changes are seen at once"),
-                (&migrated.silent, "no right to make a trigger, or the table is locked: changes are seen at the next refresh"),
-            ] {
-                for table in tables {
-                    println!("{table}: {text}");
-                }
-            }
-            prune::prepare(&database.connect().await?, config.ledger).await
-        }),
+        Command::Migrate(command) => runtime.block_on(async { migrate::run(&configuration()?, &command).await }),
         Command::Run => runtime.block_on(async {
             let config = configuration()?;
             telemetry::start_logs(&config.process);

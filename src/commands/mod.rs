@@ -3,6 +3,7 @@
 pub(crate) mod dead_letters;
 pub(crate) mod demo;
 pub(crate) mod health;
+pub(crate) mod migrate;
 pub(crate) mod offsets;
 pub(crate) mod outbox;
 pub(crate) mod prune;

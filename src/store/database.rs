@@ -50,9 +50,12 @@ pub enum StoreError {
     /// The platform's tables are not as they should be.
     #[error("{0}")]
     Platform(String),
-    /// Our schema is missing or of another version.
+    /// Our schema is missing, or not as it should be.
     #[error("{0}")]
     Schema(String),
+    /// This program cannot work with the server or with its schema, however long it waits.
+    #[error("{0}")]
+    Unfit(String),
     /// TLS cannot be set up.
     #[error("tls towards postgresql: {0}")]
     Tls(String),
@@ -90,6 +93,16 @@ impl StoreError {
     pub fn is_a_lock(&self) -> bool {
         matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
     }
+
+    /// Whether two transactions waited for each other, and the server ended this one.
+    pub fn is_a_deadlock(&self) -> bool {
+        matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED))
+    }
+
+    /// Whether waiting and trying again is of no use.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Unfit(_))
+    }
 }
 
 /// How to connect. Cloned to whoever needs a connection of its own.
@@ -111,6 +124,16 @@ impl Database {
     /// Prepares connections; PostgreSQL need not be reachable yet.
     pub fn new(config: &PostgresConfig) -> Self {
         Self { config: config.clone() }
+    }
+
+    /// Where the server is, for messages.
+    pub(super) fn address(&self) -> String {
+        format!("{}:{}", self.config.host, self.config.port)
+    }
+
+    /// Our schema, for messages.
+    pub(super) fn schema(&self) -> String {
+        format!("the schema dispatcher of the database {}", self.config.database)
     }
 
     /// A new session on a server that takes writes.

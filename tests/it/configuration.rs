@@ -171,6 +171,49 @@ async fn without_auto_migrate_and_schema_the_service_waits_and_says_so_once() {
 }
 
 #[tokio::test]
+async fn a_newer_schema_that_this_program_does_not_fit_ends_it_with_one_line() {
+    let mut scene = Scene::new(1).await;
+    assert!(scene.setting.run(&["migrate"]).status.success());
+    scene.database.run("insert into dispatcher.schema_versions (version) values (99)").await;
+    for auto_migrate in ["true", "false"] {
+        scene.setting.set("AUTO_MIGRATE", auto_migrate);
+        for arguments in [["run"].as_slice(), &["migrate"], &["migrate", "--allow-version", "4"]] {
+            let output = scene.setting.run(arguments);
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+            let line = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(line.lines().count(), 1, "{line}");
+            for part in [scene.database.name.as_str(), "has version 99", "run a newer trigger-dispatcher", "--allow-version 4"] {
+                assert!(line.contains(part), "{part} in: {line}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_newer_schema_that_says_it_works_with_this_program_is_left_as_it_is() {
+    let mut scene = Scene::new(1).await;
+    assert!(scene.setting.run(&["migrate"]).status.success());
+    // The oldest program that can work with both of them decides.
+    scene.database.run("insert into dispatcher.schema_versions (version, works_with) values (98, 4), (99, 3)").await;
+    let pipeline = scene.database.pipeline("watches", &["AAPL"]).await;
+    for (auto_migrate, ticker) in [("true", "first"), ("false", "second")] {
+        scene.setting.set("AUTO_MIGRATE", auto_migrate);
+        let dispatcher = scene.setting.start();
+        let told = dispatcher.events("schema_newer");
+        assert_eq!((told.len(), &told[0]["version"], &told[0]["level"]), (1, &99.into(), &"warn".into()), "{told:?}");
+        scene.send(&[signal(ticker, "AAPL")]);
+        scene.decided(if ticker == "first" { 1 } else { 2 }).await;
+        assert!(dispatcher.stop().success());
+    }
+    assert_eq!(scene.enqueued(1), [pipeline]);
+    let migrated = scene.setting.run(&["migrate"]);
+    assert!(migrated.status.success() && text(&migrated).contains("nothing was changed"), "{}", text(&migrated));
+    assert_eq!(scene.database.number("select max(version)::bigint from dispatcher.schema_versions").await, 99);
+    scene.database.run("update dispatcher.schema_versions set works_with = null where version = 98").await;
+    assert_eq!(scene.setting.run(&["run"]).status.code(), Some(1));
+}
+
+#[tokio::test]
 async fn health_answers_while_the_service_runs_and_not_when_it_does_not() {
     let mut scene = Scene::new(1).await;
     let port = super::support::proxy::Proxy::closed("nowhere").port;

@@ -19,16 +19,26 @@ create table if not exists dispatcher.deployments (
     created_at timestamptz not null default now(),
     unique (consumer_group, topic, target)
 );
+-- Back and forward again: instances of the version before have made ids of before meanwhile, whatever the deployment.
+update dispatcher.deployments set looks_back = true where not former_ids;
 -- The group and topic that decided most keep the ids of before, so a signal that comes again finds its own trigger. Others
--- get ids of their own and look back.
+-- get ids of their own and look back. Where some are registered already, the new ones come after them.
 insert into dispatcher.deployments (consumer_group, topic, target, former_ids, looks_back, adopts)
-select p.consumer_group, p.topic, '',
-    row_number() over (order by sum(p.consumed) desc, p.consumer_group, p.topic) = 1,
-    row_number() over (order by sum(p.consumed) desc, p.consumer_group, p.topic) > 1,
-    row_number() over (partition by p.topic order by sum(p.consumed) desc, p.consumer_group) = 1
-from dispatcher.progress p
-where not exists (select from dispatcher.deployments d where d.consumer_group = p.consumer_group and d.topic = p.topic)
-group by p.consumer_group, p.topic;
+select n.consumer_group, n.topic, '', n.keeps_ids, not n.keeps_ids,
+    n.is_first_of_topic and not exists (select from dispatcher.deployments d where d.topic = n.topic and d.adopts)
+from (
+    select p.consumer_group, p.topic,
+        row_number() over (order by sum(p.consumed) desc, p.consumer_group, p.topic) = 1
+            and not exists (select from dispatcher.deployments d where d.former_ids) as keeps_ids,
+        row_number() over (partition by p.topic order by sum(p.consumed) desc, p.consumer_group) = 1 as is_first_of_topic
+    from dispatcher.progress p
+    where not exists (select from dispatcher.deployments d where d.consumer_group = p.consumer_group and d.topic = p.topic)
+    group by p.consumer_group, p.topic
+) n;
+
+alter table dispatcher.schema_versions
+    -- the oldest version whose programs can work with this one; null: only programs that know it
+    add column if not exists works_with integer;
 
 -- Null: written by an instance of the version before.
 alter table dispatcher.publications add column if not exists deployment_id integer;

@@ -29,8 +29,9 @@ candidate as materialized (
             when c.active is not null then false
             else coalesce((select true from dispatcher.triggers t where t.trigger_id = c.trigger_id limit 1), false)
                 -- Where the versions that knew no deployments shared their ids with others of this database: by the id of then, too.
+                -- Only they left out the signal's time: what another deployment of the topic has written since is not ours.
                 or c.former_id is not null
-                    and coalesce((select true from dispatcher.triggers t where t.trigger_id = c.former_id and t.topic = $2 limit 1), false)
+                    and coalesce((select true from dispatcher.triggers t where t.trigger_id = c.former_id and t.topic = $2 and t.signal_time is null limit 1), false)
         end as known
     from (
         -- Of a slot that is held, nothing more is asked.

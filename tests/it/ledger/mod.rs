@@ -1,7 +1,10 @@
 //! The ledger by time: it keeps its promises across partitions, and does not grow for ever.
 
 mod borders;
+mod landed;
 mod prune;
+mod side_by_side;
+mod versions;
 
 use std::time::Duration;
 

@@ -1,0 +1,60 @@
+//! `trigger-dispatcher migrate`: makes or updates our schema, or prepares it for an older program.
+#![expect(clippy::print_stdout, reason = "the command's answer")]
+
+use super::prune;
+use crate::config::Config;
+use crate::store::Database;
+use crate::store::migrate::{KNOWN, allow, migrate};
+
+/// Make or update the schema, or prepare it for an older program.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Migrate {
+    /// Instead: let programs that know this version of the schema start again, in place of this program (docs/migrating.md). Only
+    /// forgets that later versions were made; their tables and columns stay, and the next `migrate` takes them over.
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u16).range(1..))]
+    allow_version: Option<u16>,
+}
+
+pub(crate) async fn run(config: &Config, command: &Migrate) -> anyhow::Result<()> {
+    let database = Database::new(&config.postgres);
+    match command.allow_version {
+        Some(version) => go_back(&database, version.into()).await,
+        None => go_forward(config, &database).await,
+    }
+}
+
+async fn go_forward(config: &Config, database: &Database) -> anyhow::Result<()> {
+    let migrated = migrate(database).await?;
+    if migrated.to > KNOWN {
+        println!(
+            "schema dispatcher: version {}, newer than this program's {KNOWN}, which can work with it: nothing was changed",
+            migrated.to
+        );
+        return Ok(());
+    }
+    println!("schema dispatcher: version {} (was {})", migrated.to, migrated.from);
+    for (tables, text) in [
+        (&migrated.notifying, "changes are seen at once"),
+        (&migrated.silent, "no right to make a trigger, or the table is locked: changes are seen at the next refresh"),
+    ] {
+        for table in tables {
+            println!("{table}: {text}");
+        }
+    }
+    prune::prepare(&database.connect().await?, config.ledger).await
+}
+
+async fn go_back(database: &Database, version: usize) -> anyhow::Result<()> {
+    let removed = allow(database, version).await?;
+    if removed.is_empty() {
+        println!("schema dispatcher: no version is later than {version}: nothing was changed");
+        return Ok(());
+    }
+    let removed: Vec<_> = removed.iter().map(ToString::to_string).collect();
+    println!(
+        "schema dispatcher: version {version} again, without {}; programs that know {version} can start",
+        removed.join(", ")
+    );
+    println!("This program's `run` and `migrate` bring it forward again: start older programs only, or set AUTO_MIGRATE=false.");
+    Ok(())
+}
