@@ -19,6 +19,12 @@ impl IdSpace {
         Self(Uuid::new_v5(&NAMESPACE, topic.as_bytes()))
     }
 
+    /// The ids of deployments that an operator tells apart, whatever their topics are called (`TRIGGER_ID_SPACE`).
+    pub fn named(name: &str) -> Self {
+        // No topic's name has a space.
+        Self(Uuid::new_v5(&NAMESPACE, format!("space {name}").as_bytes()))
+    }
+
     /// The trigger that a signal makes of a slot: always the same, so that a redelivered signal finds its own.
     pub fn trigger_id(self, pipeline_id: Uuid, slot: &str, signal_id: &str) -> Uuid {
         let mut name = Vec::with_capacity(24 + slot.len() + signal_id.len());

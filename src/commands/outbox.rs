@@ -24,14 +24,15 @@ pub(crate) enum Outbox {
 pub(crate) async fn run(config: &Config, command: &Outbox) -> anyhow::Result<()> {
     let connection = Database::new(&config.postgres).connect().await?;
     let key = DeploymentKey::new(config);
+    let is_ours = |of: &DeploymentKey| (&of.group, &of.topic, &of.target) == (&key.group, &key.topic, &key.target);
     let all = owed(&connection).await?;
     match command {
         Outbox::List => {
             println!("{:>4} {:>8} {:>10} {:>10}  group · topic · target", "id", "waiting", "oldest", "in flight");
             for Owed { id, key: of, waiting, oldest_seconds, in_flight } in &all {
                 let oldest = oldest_seconds.map_or("-".to_owned(), |seconds| format!("{seconds} s"));
-                let ours = if *of == key { "  (this configuration)" } else { "" };
-                let DeploymentKey { group, topic, target } = of;
+                let ours = if is_ours(of) { "  (this configuration)" } else { "" };
+                let DeploymentKey { group, topic, target, .. } = of;
                 println!("{id:>4} {waiting:>8} {oldest:>10} {in_flight:>10}  {group} · {topic} · {target}{ours}");
             }
         }

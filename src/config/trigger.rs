@@ -44,6 +44,8 @@ pub enum TriggerIds {
 pub struct TriggerConfig {
     /// What may have one execution in flight.
     pub scope: Scope,
+    /// What trigger ids are made in, instead of the topic.
+    pub id_space: Option<String>,
     /// How long a claim holds its slot when nothing tells that it is over.
     pub lease: Duration,
     /// How long before the end of its lease a task may start at the latest: its first sign must come before the slot is free.
@@ -110,6 +112,7 @@ impl TriggerConfig {
         over_statuses.retain(|status| !active_statuses.contains(status));
         Some(Self {
             scope: scope?,
+            id_space: reader.optional("TRIGGER_ID_SPACE").map(str::to_owned),
             lease: lease?,
             lease_margin: lease_margin?,
             start_timeout: start_timeout?,

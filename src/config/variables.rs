@@ -54,6 +54,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("CELERY_PRIORITY_SEPARATOR", None, "text", "Redis: the workers' transport option sep; bytes 06 16 when not set"),
     variable("CELERY_GLOBAL_KEYPREFIX", None, "text", "Redis: the workers' transport option global_keyprefix"),
     variable("TRIGGER_SCOPE", Some("pipeline"), "pipeline|ticker", "what may have one execution in flight"),
+    variable("TRIGGER_ID_SPACE", None, "text", "a signal id that comes again within it starts nothing; the topic when not set. Set it, before the first start, where two deployments read topics of one name and each shall start its own executions"),
     variable("TRIGGER_LEASE_SECONDS", Some("900"), "seconds", "how long a claim holds when nothing tells that its task is over"),
     variable("TRIGGER_LEASE_MARGIN_SECONDS", None, "seconds", "so long before the end of its lease a task expires; more than workers' clocks may be behind; a tenth of the lease when not set"),
     variable("TRIGGER_START_TIMEOUT_SECONDS", Some("120"), "seconds", "a task that left no trace of a start for so long is enqueued again (needs the worker guard)"),

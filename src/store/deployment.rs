@@ -16,6 +16,8 @@ pub struct DeploymentKey {
     pub topic: String,
     /// The broker and the queue, without credentials.
     pub target: String,
+    /// What the trigger ids are made in, if the operator says so; else in the topic.
+    pub id_space: Option<String>,
 }
 
 impl DeploymentKey {
@@ -25,6 +27,7 @@ impl DeploymentKey {
             group: config.kafka.consumer_group.clone(),
             topic: config.kafka.signal_topic.clone(),
             target: config.celery.target(),
+            id_space: config.trigger.id_space.clone(),
         }
     }
 }
@@ -66,7 +69,11 @@ fn deployment(row: &Row, key: &DeploymentKey) -> Result<Deployment, StoreError> 
         Ok(Deployment {
             id: row.try_get(0)?,
             topic: key.topic.clone(),
-            ids: if former_ids { IdSpace::FORMER } else { IdSpace::of(&key.topic) },
+            ids: match &key.id_space {
+                Some(name) => IdSpace::named(name),
+                None if former_ids => IdSpace::FORMER,
+                None => IdSpace::of(&key.topic),
+            },
             looks_back: row.try_get(2)?,
             adopts: row.try_get(3)?,
         })
@@ -98,7 +105,7 @@ pub async fn owed(connection: &Connection) -> Result<Vec<Owed>, StoreError> {
     let read = |row: &Row| {
         Ok(Owed {
             id: row.try_get(0)?,
-            key: DeploymentKey { group: row.try_get(1)?, topic: row.try_get(2)?, target: row.try_get(3)? },
+            key: DeploymentKey { group: row.try_get(1)?, topic: row.try_get(2)?, target: row.try_get(3)?, id_space: None },
             waiting: row.try_get(4)?,
             oldest_seconds: row.try_get(5)?,
             in_flight: row.try_get(6)?,

@@ -12,7 +12,7 @@ create table if not exists dispatcher.deployments (
     target text not null,
     -- trigger ids as the version before made them, without the deployment
     former_ids boolean not null default false,
-    -- ids of the version before are looked up too: two groups or topics shared them
+    -- ids of the version before are looked up too: several topics shared them
     looks_back boolean not null default false,
     -- takes the rows of its topic that name no deployment: instances of the version before wrote them
     adopts boolean not null default false,
@@ -21,15 +21,16 @@ create table if not exists dispatcher.deployments (
 );
 -- Back and forward again: instances of the version before have made ids of before meanwhile, whatever the deployment.
 update dispatcher.deployments set looks_back = true where not former_ids;
--- The group and topic that decided most keep the ids of before, so a signal that comes again finds its own trigger. Others
+-- The topic of which most was decided keeps the ids of before, so a signal that comes again finds its own trigger. Other topics
 -- get ids of their own and look back. Where some are registered already, the new ones come after them.
 insert into dispatcher.deployments (consumer_group, topic, target, former_ids, looks_back, adopts)
 select n.consumer_group, n.topic, '', n.keeps_ids, not n.keeps_ids,
     n.is_first_of_topic and not exists (select from dispatcher.deployments d where d.topic = n.topic and d.adopts)
 from (
     select p.consumer_group, p.topic,
-        row_number() over (order by sum(p.consumed) desc, p.consumer_group, p.topic) = 1
-            and not exists (select from dispatcher.deployments d where d.former_ids) as keeps_ids,
+        p.topic = coalesce(
+            (select d.topic from dispatcher.deployments d where d.former_ids limit 1),
+            (select m.topic from dispatcher.progress m group by m.topic order by sum(m.consumed) desc, m.topic limit 1)) as keeps_ids,
         row_number() over (partition by p.topic order by sum(p.consumed) desc, p.consumer_group) = 1 as is_first_of_topic
     from dispatcher.progress p
     where not exists (select from dispatcher.deployments d where d.consumer_group = p.consumer_group and d.topic = p.topic)

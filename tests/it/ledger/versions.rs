@@ -25,9 +25,19 @@ struct New {
 
 impl New {
     async fn start(database: &TestDatabase, group: &str, topic: &str, target: &str) -> Self {
+        Self::start_in(database, group, topic, target, None).await
+    }
+
+    /// With trigger ids that an operator tells apart.
+    async fn start_in(database: &TestDatabase, group: &str, topic: &str, target: &str, id_space: Option<&str>) -> Self {
         let config = config("redis://unused/0", Some(database));
         let store = Database::new(&config.postgres);
-        let key = DeploymentKey { group: group.to_owned(), topic: topic.to_owned(), target: target.to_owned() };
+        let key = DeploymentKey {
+            group: group.to_owned(),
+            topic: topic.to_owned(),
+            target: target.to_owned(),
+            id_space: id_space.map(str::to_owned),
+        };
         let deployment = register(&store.connect().await.unwrap(), &key).await.unwrap();
         let terms = ClaimTerms { key, ..ClaimTerms::new(&config) };
         let lease_terms = LeaseTerms::new(deployment, &config.trigger, terms.evidence.clone());
@@ -117,7 +127,11 @@ async fn of_two_deployments_that_shared_their_ids_one_keeps_them_and_the_others_
     };
     assert_eq!(flags(&production), (true, false, true));
     assert_eq!(flags(&staging), (false, true, true));
-    assert_eq!(flags(&canary), (false, false, false), "new since the migration, on a topic that another one adopts");
+    assert_eq!(
+        flags(&canary),
+        (true, false, false),
+        "new since the migration, with the ids of its topic, which another one adopts"
+    );
 
     // A signal that comes again finds its own trigger, by the id of then.
     assert_eq!(production.claim(big, "big 0").await, (0, 1));
@@ -135,28 +149,29 @@ async fn of_two_deployments_that_shared_their_ids_one_keeps_them_and_the_others_
     assert!(!staging.take_up().await.contains(&owed_trigger), "it is left alone for a while");
 }
 
-/// Both groups read the same records, and the first one still makes ids as the second one once did.
+/// Both groups read the same records. One may be the other one under a new name.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_that_looks_back_does_not_take_what_another_group_of_its_topic_decides_for_its_own() {
+async fn two_groups_of_one_topic_start_a_signal_once_unless_they_are_told_apart() {
     let database = TestDatabase::create().await;
     landed::migrate(&database).await;
     let pipeline = Uuid::new_v4();
     let mut first = Old::start(&database, "first", "signals").await;
     let mut second = Old::start(&database, "second", "signals").await;
     assert_eq!((first.claim(pipeline, "1").await, second.claim(Uuid::new_v4(), "2").await), (1, 1));
-    assert_eq!(first.claim(Uuid::new_v4(), "3").await, 1);
     let store = Database::new(&config("redis://unused/0", Some(&database)).postgres);
     migrate::migrate(&store).await.unwrap();
     let mut first = New::start(&database, "first", "signals", "redis a").await;
     let mut second = New::start(&database, "second", "signals", "redis b").await;
-    assert_eq!((first.lease_terms.deployment.looks_back, second.lease_terms.deployment.looks_back), (false, true));
-    free_slots(&database).await;
-    assert_eq!(first.claim(pipeline, "new").await, (1, 0));
-    free_slots(&database).await;
-    assert_eq!(second.claim(pipeline, "new").await, (1, 0));
-    // What the versions before have decided cannot be told apart: it is not started again.
-    free_slots(&database).await;
-    assert_eq!(second.claim(pipeline, "1").await, (0, 1));
+    let mut third = New::start_in(&database, "third", "signals", "redis c", Some("staging")).await;
+    assert!([&first, &second].iter().all(|of| of.lease_terms.deployment.ids == IdSpace::FORMER));
+    for (signal, decided_before) in [("1", true), ("new", false)] {
+        free_slots(&database).await;
+        assert_eq!(first.claim(pipeline, signal).await, if decided_before { (0, 1) } else { (1, 0) });
+        free_slots(&database).await;
+        assert_eq!(second.claim(pipeline, signal).await, (0, 1));
+        free_slots(&database).await;
+        assert_eq!(third.claim(pipeline, signal).await, (1, 0), "it has ids of its own");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,7 +214,8 @@ async fn a_schema_goes_back_for_the_version_before_and_forward_again() {
     let before = scene.database.number(count).await;
     assert!(said(&["migrate"]).starts_with("schema dispatcher: version 4 (was 3)"));
     assert_eq!(scene.database.number(count).await, before + 1, "one row for the other group, none twice");
-    for (column, expected) in [("former_ids", 1), ("adopts", 1), ("looks_back", 1)] {
+    // Ids are of the topic, and it was there before the first migration.
+    for (column, expected) in [("former_ids", 2), ("adopts", 1), ("looks_back", 0)] {
         let sql = format!("select count(*) from dispatcher.deployments where {column}");
         assert_eq!(scene.database.number(&sql).await, expected, "{column}");
     }
