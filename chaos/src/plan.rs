@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use trigger_dispatcher::chaos::POINTS;
 
+use crate::deployment::Layout;
 use crate::dice::Dice;
-use crate::instances::INSTANCES;
 use crate::options::{Arm, Dependency, Options};
 
 /// One thing that is done.
@@ -52,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) name: String,
     pub(crate) arm: Arm,
     pub(crate) seed: u64,
+    pub(crate) layout: Layout,
+    /// Signals for each deployment.
     pub(crate) signals: u64,
     /// Signals that are sent before any instance runs.
     pub(crate) before: u64,
@@ -70,16 +72,19 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(options: &Options) -> Self {
         let options = options.clone().sized();
+        let layout = if options.deployments > 1 { Layout::SIDE_BY_SIDE } else { Layout::ALONE };
         let plan = Self {
-            name: match options.broker {
-                Arm::Redis => "chaos-redis".to_owned(),
-                Arm::Rabbitmq => "chaos-rabbitmq".to_owned(),
+            name: match (layout, options.broker) {
+                (Layout::SIDE_BY_SIDE, _) => "chaos-deployments".to_owned(),
+                (_, Arm::Redis) => "chaos-redis".to_owned(),
+                (_, Arm::Rabbitmq) => "chaos-rabbitmq".to_owned(),
             },
             arm: options.broker,
             seed: options.seed,
+            layout,
             signals: options.signals,
             before: 0,
-            lanes: vec![on_instances(&options), on_dependencies(&options)],
+            lanes: vec![on_instances(&options, layout), on_dependencies(&options)],
             loses: 3,
             variables: Vec::new(),
             most_per_second: MOST_PER_SECOND,
@@ -112,6 +117,9 @@ impl Plan {
     }
 }
 
+/// Where each of several deployments dies in every run: it leaves an outbox entry that no other deployment may touch.
+const LEAVES_AN_ENTRY: [&str; 4] = ["before_publish", "before_publish", "before_publish", "sweep_after_take_up"];
+
 /// What two cores take beside all else that runs on them.
 const MOST_PER_SECOND: u64 = 1_500;
 
@@ -143,9 +151,9 @@ impl Fault {
     }
 }
 
-fn on_instances(options: &Options) -> Vec<Step> {
+fn on_instances(options: &Options, layout: Layout) -> Vec<Step> {
     let mut dice = Dice::new(options.seed, 10);
-    let instance = |dice: &mut Dice| usize::try_from(dice.below(INSTANCES as u64)).unwrap_or_default();
+    let instance = |dice: &mut Dice| usize::try_from(dice.below(layout.instances() as u64)).unwrap_or_default();
     let mut faults = Vec::new();
     for _ in 0..options.kills {
         faults.push(match dice.below(20) {
@@ -159,6 +167,11 @@ fn on_instances(options: &Options) -> Vec<Step> {
     }
     if options.points {
         faults.extend(POINTS.map(|point| Fault::Point(point, instance(&mut dice))));
+    }
+    if layout.deployments > 1 {
+        for numbers in (0..layout.deployments).map(|deployment| layout.of(deployment)) {
+            faults.extend(LEAVES_AN_ENTRY.into_iter().zip(numbers.cycle()).map(|(point, number)| Fault::Point(point, number)));
+        }
     }
     dice.shuffle(&mut faults);
     faults.into_iter().map(|fault| Step { fault, rest: dice.between(300, 3_000) }).collect()
@@ -225,6 +238,18 @@ mod tests {
         assert!(has(|fault| matches!(fault, Fault::Frozen(Dependency::Rabbitmq, _))));
         assert!(has(|fault| matches!(fault, Fault::Alarm(Dependency::Rabbitmq, _))));
         assert!(has(|fault| matches!(fault, Fault::DropReplies(Dependency::Rabbitmq, _))));
+    }
+
+    #[test]
+    fn with_two_deployments_each_of_them_leaves_outbox_entries_to_itself() {
+        let plan = Plan::new(&Options::parse_from(["chaos", "--ci", "--deployments", "2"]));
+        for deployment in 0..2 {
+            let numbers = plan.layout.of(deployment);
+            let is_one = |step: &&Step| matches!(step.fault, Fault::Point(_, number) if numbers.contains(&number));
+            assert_eq!(plan.lanes[0].iter().filter(is_one).count(), LEAVES_AN_ENTRY.len());
+        }
+        assert_eq!((plan.lanes[0].len(), plan.lanes[1].len()), (10 + 2 * LEAVES_AN_ENTRY.len(), 9));
+        assert!(plan.seconds() < 100, "{} s", plan.seconds());
     }
 
     #[test]
