@@ -136,7 +136,7 @@ fn schedule(bug: Bug, seed: u64) -> Option<Plan> {
                 ..plan
             }
         }
-        _ => return None,
+        Bug::ResultById => return None,
     };
     Some(plan)
 }

@@ -73,7 +73,7 @@ pub(crate) struct Options {
     pub(crate) times: u32,
     /// The size for CI: every point, 40 kills, 10 zombies, 10 faults for each of Kafka, PostgreSQL and Redis, 50,000 signals;
     /// then, or only with `--broker rabbitmq`: 10 faults of RabbitMQ, 5 kills, 5,000 signals; then, or only with `--deployments 2`:
-    /// two deployments, 8 kills, 2 zombies, 3 faults of each dependency, 5,000 signals for each.
+    /// two deployments, 5 kills, a zombie, 3 faults of each dependency, 5,000 signals for each.
     #[arg(long, conflicts_with_all = ["signals", "kills", "points", "zombies", "faults", "times", "calibrate", "nightly"])]
     pub(crate) ci: bool,
     /// The size for a night: every point, 200 kills, 30 zombies, 40 faults for each of Kafka, PostgreSQL and the broker,
@@ -122,7 +122,7 @@ impl Options {
             }
             if self.deployments > 1 {
                 // What a deployment does that is alone shows in the other runs.
-                (self.signals, self.kills, self.points, self.zombies, self.times) = (5_000, 8, false, 2, 3);
+                (self.signals, self.kills, self.points, self.zombies, self.times) = (5_000, 5, false, 1, 3);
                 self.faults = vec![Kafka, Postgres, broker];
             }
         }

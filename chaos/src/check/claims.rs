@@ -72,7 +72,9 @@ fn completeness(case: &Case<'_>, findings: &mut Findings) {
     let mut reasons: HashMap<Uuid, Reasons> = HashMap::new();
     for (pipeline, triggers) in &slots.by_pipeline {
         let reasons = reasons.entry(*pipeline).or_default();
-        triggers.iter().for_each(|trigger| reasons.add(trigger.claimed, slots.held_until(trigger)));
+        for trigger in triggers {
+            reasons.add(trigger.claimed, slots.held_until(trigger));
+        }
     }
     let claimed: HashSet<(Uuid, &str)> =
         world.triggers.iter().map(|trigger| (trigger.pipeline, trigger.signal_id.as_str())).collect();
