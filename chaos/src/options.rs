@@ -14,6 +14,15 @@ pub(crate) enum Arm {
     Rabbitmq,
 }
 
+impl Arm {
+    pub(crate) fn dependency(self) -> Dependency {
+        match self {
+            Self::Redis => Dependency::Redis,
+            Self::Rabbitmq => Dependency::Rabbitmq,
+        }
+    }
+}
+
 /// What `--faults` takes. Each is killed with -9, and its proxy is slow, deaf, closed, cuts replies and swallows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Dependency {
@@ -73,7 +82,7 @@ pub(crate) struct Options {
     pub(crate) times: u32,
     /// The size for CI: every point, 40 kills, 10 zombies, 10 faults for each of Kafka, PostgreSQL and Redis, 50,000 signals;
     /// then, or only with `--broker rabbitmq`: 10 faults of RabbitMQ, 5 kills, 5,000 signals; then, or only with `--deployments 2`:
-    /// two deployments, 5 kills, a zombie, 3 faults of each dependency, 5,000 signals for each.
+    /// two deployments, 5 kills, a zombie, 2 faults of each dependency, 5,000 signals for each.
     #[arg(long, conflicts_with_all = ["signals", "kills", "points", "zombies", "faults", "times", "calibrate", "nightly"])]
     pub(crate) ci: bool,
     /// The size for a night: every point, 200 kills, 30 zombies, 40 faults for each of Kafka, PostgreSQL and the broker,
@@ -107,11 +116,8 @@ impl Options {
 
     /// The sizes that have a name.
     pub(crate) fn sized(mut self) -> Self {
-        use Dependency::{Kafka, Postgres, Rabbitmq, Redis};
-        let broker = match self.broker {
-            Arm::Redis => Redis,
-            Arm::Rabbitmq => Rabbitmq,
-        };
+        use Dependency::{Kafka, Postgres};
+        let broker = self.broker.dependency();
         if self.ci {
             (self.signals, self.kills, self.points, self.zombies, self.times) = (50_000, 40, true, 10, 10);
             self.faults = vec![Kafka, Postgres, broker];
@@ -122,7 +128,7 @@ impl Options {
             }
             if self.deployments > 1 {
                 // What a deployment does that is alone shows in the other runs.
-                (self.signals, self.kills, self.points, self.zombies, self.times) = (5_000, 5, false, 1, 3);
+                (self.signals, self.kills, self.points, self.zombies, self.times) = (5_000, 5, false, 1, 2);
                 self.faults = vec![Kafka, Postgres, broker];
             }
         }

@@ -84,9 +84,9 @@ impl Plan {
             layout,
             signals: options.signals,
             before: 0,
-            lanes: vec![on_instances(&options, layout), on_dependencies(&options)],
+            lanes: vec![on_instances(&options, layout), on_dependencies(&options, layout)],
             loses: 3,
-            variables: Vec::new(),
+            variables: if layout.deployments > 1 { vec![SHORT_LEASE] } else { Vec::new() },
             most_per_second: MOST_PER_SECOND,
             settle: Duration::from_secs(90),
         };
@@ -118,7 +118,10 @@ impl Plan {
 }
 
 /// Where each of several deployments dies in every run: it leaves an outbox entry that no other deployment may touch.
-const LEAVES_AN_ENTRY: [&str; 3] = ["before_publish", "before_publish", "sweep_after_take_up"];
+const LEAVES_AN_ENTRY: [&str; 2] = ["before_publish", "sweep_after_take_up"];
+/// With several deployments, the lease of a claim, and how long the broker is away once: longer than that.
+const SHORT_LEASE: (&str, &str) = ("TRIGGER_LEASE_SECONDS", "30");
+const LONGER_THAN_THE_LEASE: Duration = Duration::from_secs(33);
 
 /// What two cores take beside all else that runs on them.
 const MOST_PER_SECOND: u64 = 1_500;
@@ -177,13 +180,16 @@ fn on_instances(options: &Options, layout: Layout) -> Vec<Step> {
     faults.into_iter().map(|fault| Step { fault, rest: dice.between(300, 3_000) }).collect()
 }
 
-fn on_dependencies(options: &Options) -> Vec<Step> {
+fn on_dependencies(options: &Options, layout: Layout) -> Vec<Step> {
     let mut dice = Dice::new(options.seed, 11);
     let mut faults = Vec::new();
     for dependency in &options.faults {
         for number in 0..options.times {
             faults.push(on_dependency(*dependency, number, &mut dice));
         }
+    }
+    if layout.deployments > 1 {
+        faults.push(Fault::Closed(options.broker.dependency(), LONGER_THAN_THE_LEASE));
     }
     dice.shuffle(&mut faults);
     faults.into_iter().map(|fault| Step { fault, rest: dice.between(500, 3_500) }).collect()
@@ -241,14 +247,19 @@ mod tests {
     }
 
     #[test]
-    fn with_two_deployments_each_of_them_leaves_outbox_entries_to_itself() {
+    fn with_two_deployments_each_leaves_outbox_entries_and_the_broker_is_away_for_longer_than_a_lease() {
         let plan = Plan::new(&Options::parse_from(["chaos", "--ci", "--deployments", "2"]));
         for deployment in 0..2 {
             let numbers = plan.layout.of(deployment);
             let is_one = |step: &&Step| matches!(step.fault, Fault::Point(_, number) if numbers.contains(&number));
             assert_eq!(plan.lanes[0].iter().filter(is_one).count(), LEAVES_AN_ENTRY.len());
         }
-        assert_eq!((plan.lanes[0].len(), plan.lanes[1].len()), (6 + 2 * LEAVES_AN_ENTRY.len(), 9));
+        assert_eq!((plan.lanes[0].len(), plan.lanes[1].len()), (6 + 2 * LEAVES_AN_ENTRY.len(), 7));
+        let outage = |step: &Step| matches!(step.fault, Fault::Closed(Dependency::Redis, time) if time.as_secs() > 30);
+        assert!(
+            plan.lanes[1].iter().any(outage) && plan.variables == [SHORT_LEASE],
+            "the broker is away for longer than a lease"
+        );
         assert!(plan.seconds() < 100, "{} s", plan.seconds());
     }
 

@@ -24,6 +24,9 @@ pub(super) fn check(case: &Case<'_>, findings: &mut Findings) {
             findings.violated("I7", format!("the message of {trigger_id}: {text}"));
         }
     }
+    if witness.seen.expired > 0 {
+        findings.violated("I7", format!("{} messages carried a lease that was over when they came", witness.seen.expired));
+    }
     for message in &witness.seen.unreadable {
         findings.violated("I7", format!("a message that no worker can read: {message}"));
     }
