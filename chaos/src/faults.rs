@@ -1,28 +1,29 @@
 //! Does what the plan says, and notes what hit.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use serde_json::json;
 
 use crate::clock;
+use crate::deployment::Deployment;
 use crate::evidence::Evidence;
-use crate::instances::{INSTANCES, Instances};
+use crate::instances::Instances;
 use crate::options::Dependency;
 use crate::plan::{Fault, Step};
 use crate::proxy::{Mode, Proxy};
 use crate::services::Services;
-use crate::worker::Worker;
 
 /// How long a crash point may take to be passed.
 const PASSING: Duration = Duration::from_secs(40);
 
 /// Everything that can be broken.
 pub(crate) struct Targets<'a> {
-    pub(crate) instances: &'a Instances,
+    pub(crate) deployments: &'a [Deployment],
     pub(crate) services: &'a Services,
     pub(crate) proxies: &'a Proxies,
-    pub(crate) worker: &'a Worker,
     pub(crate) evidence: &'a Arc<Evidence>,
 }
 
@@ -50,6 +51,16 @@ impl Proxies {
 }
 
 impl Targets<'_> {
+    /// The deployment of an instance.
+    fn of(&self, number: usize) -> anyhow::Result<&Deployment> {
+        let found = self.deployments.iter().find(|deployment| deployment.instances.numbers().contains(&number));
+        found.with_context(|| format!("there is no instance {number}"))
+    }
+
+    fn instances(&self, number: usize) -> anyhow::Result<&Instances> {
+        Ok(&self.of(number)?.instances)
+    }
+
     /// One lane, step by step.
     pub(crate) fn run(&self, steps: &[Step]) -> anyhow::Result<()> {
         for step in steps {
@@ -63,25 +74,28 @@ impl Targets<'_> {
     fn cause(&self, fault: &Fault) -> anyhow::Result<()> {
         let hit = |name: &str| self.evidence.hit(name);
         match fault {
-            Fault::Kill(number) => self.instances.restart(*number)?,
+            Fault::Kill(number) => self.instances(*number)?.restart(*number)?,
             Fault::KillAll => {
-                for number in 0..INSTANCES {
-                    self.instances.kill(number)?;
+                let all = || self.deployments.iter().flat_map(|of| of.instances.numbers().map(|number| (&of.instances, number)));
+                for (instances, number) in all() {
+                    instances.kill(number)?;
                 }
-                for number in 0..INSTANCES {
-                    self.instances.start(number, None)?;
+                for (instances, number) in all() {
+                    instances.start(number, None)?;
                 }
             }
             Fault::Restart(number) => {
-                let status = self.instances.stop(*number)?;
+                let instances = self.instances(*number)?;
+                let status = instances.stop(*number)?;
                 self.evidence.note("ended", &json!(status.to_string()))?;
-                self.instances.start(*number, None)?;
+                instances.start(*number, None)?;
                 hit("restart");
             }
             Fault::Zombie(number, time) => {
-                self.instances.signal(*number, "STOP")?;
+                let instances = self.instances(*number)?;
+                instances.signal(*number, "STOP")?;
                 clock::pause(*time)?;
-                self.instances.signal(*number, "CONT")?;
+                instances.signal(*number, "CONT")?;
                 hit("zombie");
             }
             Fault::Point(point, number) => self.point(point, *number)?,
@@ -141,22 +155,25 @@ impl Targets<'_> {
 
     /// Kills at a named point; tries a second time if it was not passed.
     fn point(&self, point: &'static str, number: usize) -> anyhow::Result<()> {
+        let deployment = self.of(number)?;
+        let instances = &deployment.instances;
+        let is_in_sweeper = point.starts_with("sweep") || point.starts_with("retry");
         for _ in 0..2 {
             let hit = match point {
-                _ if point.starts_with("sweep") || point.starts_with("retry") => self.point_in_sweeper(point, number)?,
-                "before_confirm" | "after_confirm" => self.point_at_the_end(point, number)?,
-                "on_revoke" => self.point_in_rebalance(point, number)?,
+                _ if is_in_sweeper => self.point_in_sweeper(point, number, deployment)?,
+                "before_confirm" | "after_confirm" => point_at_the_end(point, number, instances)?,
+                "on_revoke" => point_in_rebalance(point, number, instances)?,
                 _ => {
-                    self.instances.kill(number)?;
-                    self.instances.start(number, Some(&format!("{point}:1")))?;
-                    self.crashes(&[number], PASSING)?
+                    instances.kill(number)?;
+                    instances.start(number, Some(&format!("{point}:1")))?;
+                    crashes(instances, number..number + 1, PASSING)?
                 }
             };
             self.evidence.note(point, &json!({"instance": number, "hit": hit}))?;
-            for instance in 0..INSTANCES {
-                if instance == number || point.starts_with("sweep") || point.starts_with("retry") {
+            for instance in instances.numbers() {
+                if instance == number || is_in_sweeper {
                     // Whoever still waits for its point must not die later, unseen.
-                    self.instances.restart(instance)?;
+                    instances.restart(instance)?;
                 }
             }
             if hit {
@@ -167,59 +184,63 @@ impl Targets<'_> {
         Ok(())
     }
 
-    /// Whether one of the instances dies in time.
-    fn crashes(&self, numbers: &[usize], time: Duration) -> anyhow::Result<bool> {
-        let crashed = clock::wait_for(time, || {
-            for number in numbers {
-                if self.instances.has_crashed(*number)? {
-                    return Ok(Some(()));
-                }
-            }
-            Ok(None)
-        })?;
-        Ok(crashed.is_some())
-    }
-
-    /// Gives the sweepers something to do, and arms them all: nobody knows which of them will do it.
-    fn point_in_sweeper(&self, point: &str, number: usize) -> anyhow::Result<bool> {
+    /// Gives the sweepers of a deployment something to do, and arms them all: nobody knows which of them will do it.
+    fn point_in_sweeper(&self, point: &str, number: usize, deployment: &Deployment) -> anyhow::Result<bool> {
+        let instances = &deployment.instances;
         if point.starts_with("sweep") {
-            self.instances.kill(number)?;
-            self.instances.start(number, Some("before_publish:1"))?;
-            if !self.crashes(&[number], PASSING)? {
+            instances.kill(number)?;
+            instances.start(number, Some("before_publish:1"))?;
+            if !crashes(instances, number..number + 1, PASSING)? {
                 return Ok(false);
             }
             self.evidence.hit("at before_publish");
         } else {
-            self.worker.lose(3);
+            deployment.worker.lose(3);
         }
-        for instance in 0..INSTANCES {
-            self.instances.kill(instance)?;
-            self.instances.start(instance, Some(&format!("{point}:1")))?;
+        for instance in instances.numbers() {
+            instances.kill(instance)?;
+            instances.start(instance, Some(&format!("{point}:1")))?;
         }
-        self.crashes(&[0, 1, 2], PASSING)
+        crashes(instances, instances.numbers(), PASSING)
     }
+}
 
-    /// Confirmations are written by themselves only in a pause of the flow, and at the end.
-    fn point_at_the_end(&self, point: &str, number: usize) -> anyhow::Result<bool> {
-        self.instances.kill(number)?;
-        self.instances.start(number, Some(&format!("{point}:1")))?;
-        if self.crashes(&[number], Duration::from_secs(4))? {
+/// Whether one of the instances dies in time.
+fn crashes(instances: &Instances, numbers: Range<usize>, time: Duration) -> anyhow::Result<bool> {
+    let crashed = clock::wait_for(time, || {
+        for number in numbers.clone() {
+            if instances.has_crashed(number)? {
+                return Ok(Some(()));
+            }
+        }
+        Ok(None)
+    })?;
+    Ok(crashed.is_some())
+}
+
+/// Confirmations are written by themselves only in a pause of the flow, and at the end.
+fn point_at_the_end(point: &str, number: usize, instances: &Instances) -> anyhow::Result<bool> {
+    let only = number..number + 1;
+    instances.kill(number)?;
+    instances.start(number, Some(&format!("{point}:1")))?;
+    if crashes(instances, only.clone(), Duration::from_secs(4))? {
+        return Ok(true);
+    }
+    instances.signal(number, "TERM")?;
+    crashes(instances, only, PASSING)
+}
+
+/// Another instance that comes and goes makes the group take everything from everyone.
+fn point_in_rebalance(point: &str, number: usize, instances: &Instances) -> anyhow::Result<bool> {
+    let only = number..number + 1;
+    let other = instances.numbers().find(|other| *other != number).context("there is no other instance")?;
+    instances.kill(number)?;
+    instances.start(number, Some(&format!("{point}:1")))?;
+    for _ in 0..5 {
+        if crashes(instances, only.clone(), Duration::from_secs(5))? {
             return Ok(true);
         }
-        self.instances.signal(number, "TERM")?;
-        self.crashes(&[number], PASSING)
+        instances.restart(other)?;
     }
-
-    /// Another instance that comes and goes makes the group take everything from everyone.
-    fn point_in_rebalance(&self, point: &str, number: usize) -> anyhow::Result<bool> {
-        self.instances.kill(number)?;
-        self.instances.start(number, Some(&format!("{point}:1")))?;
-        for _ in 0..5 {
-            if self.crashes(&[number], Duration::from_secs(5))? {
-                return Ok(true);
-            }
-            self.instances.restart((number + 1) % INSTANCES)?;
-        }
-        self.crashes(&[number], PASSING)
-    }
+    crashes(instances, only, PASSING)
 }

@@ -21,11 +21,12 @@ create trigger chaos_history after insert or update on dispatcher.triggers for e
 
 -- decided_at is the transaction's time, which claims carry too; at is when the row was written.
 create table chaos.progress (
-    number bigserial primary key, partition integer, epoch bigint, next_offset bigint, consumed bigint,
+    number bigserial primary key, topic text, partition integer, epoch bigint, next_offset bigint, consumed bigint,
     decided_at timestamptz not null default now(), at timestamptz not null default clock_timestamp()
 );
 create function chaos.note_progress() returns trigger language plpgsql as $$ begin
-    insert into chaos.progress (partition, epoch, next_offset, consumed) values (new.partition, new.epoch, new.next_offset, new.consumed);
+    insert into chaos.progress (topic, partition, epoch, next_offset, consumed)
+    values (new.topic, new.partition, new.epoch, new.next_offset, new.consumed);
     return null;
 end $$;
 create trigger chaos_history after insert or update on dispatcher.progress for each row execute function chaos.note_progress();

@@ -1,6 +1,7 @@
 //! The dispatchers: processes that are started, killed, stopped and started again.
 
 use std::fs::OpenOptions;
+use std::ops::Range;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -13,23 +14,22 @@ use crate::clock;
 use crate::evidence::Evidence;
 use crate::services::signal_process;
 
-/// Instances that run side by side.
-pub(crate) const INSTANCES: usize = 3;
-/// How much each one's wall clock is ahead of the true time. Nothing may depend on it.
-const CLOCKS_MS: [i64; INSTANCES] = [0, 420_000, -420_000];
+/// How much the wall clock of one instance after the other is ahead of the true time. Nothing may depend on it.
+const CLOCKS_MS: [i64; 3] = [0, 420_000, -420_000];
 /// The signal that a crash point ends its process with.
 const ABORTED: i32 = 6;
 
 /// Where in an instance's log the reason of its end stands.
 const LAST_LINES: usize = 20;
 
-/// The dispatchers of a run. Killed when they go out of scope.
+/// The dispatchers of a deployment. Killed when they go out of scope.
 #[derive(Debug)]
 pub(crate) struct Instances {
     program: PathBuf,
     variables: Vec<(String, String)>,
     evidence: Arc<Evidence>,
-    running: [Mutex<Option<Running>>; INSTANCES],
+    numbers: Range<usize>,
+    running: Vec<Mutex<Option<Running>>>,
 }
 
 #[derive(Debug)]
@@ -39,10 +39,16 @@ struct Running {
 }
 
 impl Instances {
-    pub(crate) fn new(variables: Vec<(String, String)>, evidence: &Arc<Evidence>) -> anyhow::Result<Self> {
+    pub(crate) fn new(numbers: Range<usize>, variables: Vec<(String, String)>, evidence: &Arc<Evidence>) -> anyhow::Result<Self> {
         // Built beside this one.
         let program = std::env::current_exe()?.with_file_name("dispatcher-under-test");
-        Ok(Self { program, variables, evidence: Arc::clone(evidence), running: Default::default() })
+        let running = numbers.clone().map(|_| Mutex::default()).collect();
+        Ok(Self { program, variables, evidence: Arc::clone(evidence), numbers, running })
+    }
+
+    /// The numbers of its instances.
+    pub(crate) fn numbers(&self) -> Range<usize> {
+        self.numbers.clone()
     }
 
     fn command(&self, argument: &str) -> Command {
@@ -61,7 +67,7 @@ impl Instances {
 
     /// Waits for whoever is busy with the instance. Only one fault at a time concerns an instance.
     fn lock(&self, number: usize) -> MutexGuard<'_, Option<Running>> {
-        self.running[number].lock().unwrap_or_else(PoisonError::into_inner)
+        self.running[number - self.numbers.start].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts one that is down; with `crash`, it will die at that point.
@@ -72,7 +78,7 @@ impl Instances {
         let log = OpenOptions::new().create(true).append(true).open(path)?;
         let mut command = self.command("run");
         command.env("HOSTNAME", format!("instance-{number}"));
-        command.env("CHAOS_CLOCK_OFFSET_MS", CLOCKS_MS[number].to_string());
+        command.env("CHAOS_CLOCK_OFFSET_MS", CLOCKS_MS[number % CLOCKS_MS.len()].to_string());
         if let Some(crash) = crash {
             command.env("CHAOS_CRASH", crash);
         }
@@ -131,7 +137,7 @@ impl Instances {
     /// Starts an instance again that has left because its Kafka client was stuck, as a supervisor would. Fails if one has ended
     /// by itself for any other reason.
     pub(crate) fn check(&self) -> anyhow::Result<()> {
-        for number in 0..INSTANCES {
+        for number in self.numbers() {
             let mut slot = self.lock(number);
             let Some(status) = slot.as_mut().map(|running| running.child.try_wait()).transpose()?.flatten() else { continue };
             let log = std::fs::read_to_string(self.evidence.folder().join(format!("instance-{number}.log")))?;
@@ -148,13 +154,13 @@ impl Instances {
     /// The processes that run, with their age.
     pub(crate) fn ages(&self) -> Vec<(u32, Duration)> {
         let age = |running: &Running| (running.child.id(), running.since.elapsed());
-        (0..INSTANCES).filter_map(|number| self.lock(number).as_ref().map(age)).collect()
+        self.numbers().filter_map(|number| self.lock(number).as_ref().map(age)).collect()
     }
 }
 
 impl Drop for Instances {
     fn drop(&mut self) {
-        for number in 0..INSTANCES {
+        for number in self.numbers() {
             // Nothing more can be done about one that cannot be killed.
             self.kill(number).ok();
         }

@@ -123,6 +123,13 @@ impl Topics {
         Ok((0..PARTITIONS).map(offset).collect())
     }
 
+    /// The next offset of each partition, as PostgreSQL has it.
+    pub(crate) fn progress(&self, client: &mut postgres::Client) -> anyhow::Result<BTreeMap<i32, i64>> {
+        let sql = "select partition, coalesce(next_offset, 0) from dispatcher.progress where topic = $1";
+        let rows = client.query(sql, &[&self.signals]).context("the progress")?;
+        rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    }
+
     /// Everything in a topic, in the order of each partition.
     pub(crate) fn read_all(&self, topic: &str, mut each: impl FnMut(Stored)) -> anyhow::Result<()> {
         let reader = self.reader()?;

@@ -10,6 +10,7 @@ mod broker;
 mod calibrate;
 mod check;
 mod clock;
+mod deployment;
 mod dice;
 mod drills;
 mod evidence;

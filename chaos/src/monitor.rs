@@ -1,16 +1,16 @@
 //! Looks on while the run goes on: the group's offsets must never be ahead of the store, and memory must stay bounded.
 
 use std::collections::HashMap;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::deployment::Deployment;
 use crate::instances::Instances;
-use crate::kafka::Topics;
 use crate::platform::Platform;
 use crate::resources::{Resources, Survivor};
 
-/// What was seen while the run went on.
+/// What was seen of a deployment while the run went on.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Watched {
     /// How often the offsets were compared.
@@ -52,30 +52,27 @@ impl Watched {
     }
 }
 
-/// Looks on until it is told to stop.
+/// Looks at one deployment until it is told to stop.
 pub(crate) struct Monitor<'a> {
-    pub(crate) topics: &'a Topics,
+    pub(crate) deployment: &'a Deployment,
     pub(crate) platform: &'a Platform,
-    pub(crate) instances: &'a Instances,
     pub(crate) stop: &'a AtomicBool,
-    pub(crate) watched: Arc<Mutex<Watched>>,
 }
 
 impl Monitor<'_> {
     pub(crate) fn run(&self) -> anyhow::Result<()> {
-        let reader = self.topics.reader()?;
+        let Deployment { topics, instances, watched, .. } = self.deployment;
+        let reader = topics.reader()?;
         while !self.stop.load(Ordering::Acquire) {
             // Kafka first: what the store says afterwards can only be more.
-            let committed = self.topics.committed(&reader);
-            let progress = self.platform.connect().and_then(|mut client| {
-                Ok(client.query("select partition, coalesce(next_offset, 0) from dispatcher.progress", &[])?)
-            });
-            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            let committed = topics.committed(&reader);
+            let progress = self.platform.connect().and_then(|mut client| topics.progress(&mut client));
+            let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
             // One of them is down, as planned: nothing to compare.
-            if let (Ok(committed), Ok(rows)) = (committed, progress) {
+            if let (Ok(committed), Ok(progress)) = (committed, progress) {
                 watched.looks += 1;
                 for (partition, committed) in (0..).zip(committed) {
-                    let next = rows.iter().find(|row| row.get::<_, i32>(0) == partition).map_or(0, |row| row.get::<_, i64>(1));
+                    let next = progress.get(&partition).copied().unwrap_or(0);
                     if committed.is_some_and(|committed| committed > next) {
                         watched
                             .ahead
@@ -83,7 +80,7 @@ impl Monitor<'_> {
                     }
                 }
             }
-            watched.look(self.instances);
+            watched.look(instances);
             drop(watched);
             std::thread::sleep(Duration::from_millis(500));
         }

@@ -14,6 +14,15 @@ pub(crate) enum Arm {
     Rabbitmq,
 }
 
+impl Arm {
+    pub(crate) fn dependency(self) -> Dependency {
+        match self {
+            Self::Redis => Dependency::Redis,
+            Self::Rabbitmq => Dependency::Rabbitmq,
+        }
+    }
+}
+
 /// What `--faults` takes. Each is killed with -9, and its proxy is slow, deaf, closed, cuts replies and swallows them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Dependency {
@@ -50,7 +59,10 @@ pub(crate) struct Options {
     /// The broker between the dispatchers and the workers.
     #[arg(long, value_enum, default_value_t = Arm::Redis)]
     pub(crate) broker: Arm,
-    /// Signals to send; more come if the faults take longer.
+    /// Deployments on the one database, each with a topic, a group, a queue, instances and workers of its own.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub(crate) deployments: u8,
+    /// Signals to send to each deployment; more come if the faults take longer.
     #[arg(long, default_value_t = 5_000, default_value_ifs = Drill::SIGNALS)]
     pub(crate) signals: u64,
     /// Instances that are killed with -9 at random.
@@ -69,21 +81,22 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 10)]
     pub(crate) times: u32,
     /// The size for CI: every point, 40 kills, 10 zombies, 10 faults for each of Kafka, PostgreSQL and Redis, 50,000 signals;
-    /// then, or only with `--broker rabbitmq`: 10 faults of RabbitMQ, 5 kills, 5,000 signals.
+    /// then, or only with `--broker rabbitmq`: 10 faults of RabbitMQ, 5 kills, 5,000 signals; then, or only with `--deployments 2`:
+    /// two deployments, 5 kills, a zombie, 2 faults of each dependency, 5,000 signals for each.
     #[arg(long, conflicts_with_all = ["signals", "kills", "points", "zombies", "faults", "times", "calibrate", "nightly"])]
     pub(crate) ci: bool,
     /// The size for a night: every point, 200 kills, 30 zombies, 40 faults for each of Kafka, PostgreSQL and the broker,
     /// 1,000,000 signals.
     #[arg(long, conflicts_with_all = ["signals", "kills", "points", "zombies", "faults", "times", "calibrate"])]
     pub(crate) nightly: bool,
-    /// Plant the eight bugs, one after the other, and see that each is found.
-    #[arg(long, conflicts_with = "broker")]
+    /// Plant bugs, one after the other, and see that each is found.
+    #[arg(long, conflicts_with_all = ["broker", "deployments"])]
     pub(crate) calibrate: bool,
     /// With --calibrate: only this bug.
     #[arg(long, requires = "calibrate")]
     pub(crate) bug: Option<String>,
     /// One fault at full load instead, with bounds that must hold.
-    #[arg(long, value_enum, conflicts_with_all = ["ci", "calibrate", "kills", "points", "zombies", "faults", "times"])]
+    #[arg(long, value_enum, conflicts_with_all = ["ci", "calibrate", "deployments", "kills", "points", "zombies", "faults", "times"])]
     pub(crate) drill: Option<Drill>,
 }
 
@@ -103,11 +116,8 @@ impl Options {
 
     /// The sizes that have a name.
     pub(crate) fn sized(mut self) -> Self {
-        use Dependency::{Kafka, Postgres, Rabbitmq, Redis};
-        let broker = match self.broker {
-            Arm::Redis => Redis,
-            Arm::Rabbitmq => Rabbitmq,
-        };
+        use Dependency::{Kafka, Postgres};
+        let broker = self.broker.dependency();
         if self.ci {
             (self.signals, self.kills, self.points, self.zombies, self.times) = (50_000, 40, true, 10, 10);
             self.faults = vec![Kafka, Postgres, broker];
@@ -115,6 +125,11 @@ impl Options {
                 // The rest is the other run's.
                 (self.signals, self.kills, self.points, self.zombies) = (5_000, 5, false, 0);
                 self.faults = vec![broker];
+            }
+            if self.deployments > 1 {
+                // What a deployment does that is alone shows in the other runs.
+                (self.signals, self.kills, self.points, self.zombies, self.times) = (5_000, 5, false, 1, 2);
+                self.faults = vec![Kafka, Postgres, broker];
             }
         }
         if self.nightly {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use trigger_dispatcher::chaos::POINTS;
 
+use crate::deployment::Layout;
 use crate::dice::Dice;
-use crate::instances::INSTANCES;
 use crate::options::{Arm, Dependency, Options};
 
 /// One thing that is done.
@@ -52,6 +52,8 @@ pub(crate) struct Plan {
     pub(crate) name: String,
     pub(crate) arm: Arm,
     pub(crate) seed: u64,
+    pub(crate) layout: Layout,
+    /// Signals for each deployment.
     pub(crate) signals: u64,
     /// Signals that are sent before any instance runs.
     pub(crate) before: u64,
@@ -70,18 +72,21 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(options: &Options) -> Self {
         let options = options.clone().sized();
+        let layout = if options.deployments > 1 { Layout::SIDE_BY_SIDE } else { Layout::ALONE };
         let plan = Self {
-            name: match options.broker {
-                Arm::Redis => "chaos-redis".to_owned(),
-                Arm::Rabbitmq => "chaos-rabbitmq".to_owned(),
+            name: match (layout, options.broker) {
+                (Layout::SIDE_BY_SIDE, _) => "chaos-deployments".to_owned(),
+                (_, Arm::Redis) => "chaos-redis".to_owned(),
+                (_, Arm::Rabbitmq) => "chaos-rabbitmq".to_owned(),
             },
             arm: options.broker,
             seed: options.seed,
+            layout,
             signals: options.signals,
             before: 0,
-            lanes: vec![on_instances(&options), on_dependencies(&options)],
+            lanes: vec![on_instances(&options, layout), on_dependencies(&options, layout)],
             loses: 3,
-            variables: Vec::new(),
+            variables: if layout.deployments > 1 { vec![SHORT_LEASE] } else { Vec::new() },
             most_per_second: MOST_PER_SECOND,
             settle: Duration::from_secs(90),
         };
@@ -111,6 +116,12 @@ impl Plan {
         self
     }
 }
+
+/// Where each of several deployments dies in every run: it leaves an outbox entry that no other deployment may touch.
+const LEAVES_AN_ENTRY: [&str; 2] = ["before_publish", "sweep_after_take_up"];
+/// With several deployments, the lease of a claim, and how long the broker is away once: longer than that.
+const SHORT_LEASE: (&str, &str) = ("TRIGGER_LEASE_SECONDS", "30");
+const LONGER_THAN_THE_LEASE: Duration = Duration::from_secs(33);
 
 /// What two cores take beside all else that runs on them.
 const MOST_PER_SECOND: u64 = 1_500;
@@ -143,9 +154,9 @@ impl Fault {
     }
 }
 
-fn on_instances(options: &Options) -> Vec<Step> {
+fn on_instances(options: &Options, layout: Layout) -> Vec<Step> {
     let mut dice = Dice::new(options.seed, 10);
-    let instance = |dice: &mut Dice| usize::try_from(dice.below(INSTANCES as u64)).unwrap_or_default();
+    let instance = |dice: &mut Dice| usize::try_from(dice.below(layout.instances() as u64)).unwrap_or_default();
     let mut faults = Vec::new();
     for _ in 0..options.kills {
         faults.push(match dice.below(20) {
@@ -160,17 +171,25 @@ fn on_instances(options: &Options) -> Vec<Step> {
     if options.points {
         faults.extend(POINTS.map(|point| Fault::Point(point, instance(&mut dice))));
     }
+    if layout.deployments > 1 {
+        for numbers in (0..layout.deployments).map(|deployment| layout.of(deployment)) {
+            faults.extend(LEAVES_AN_ENTRY.into_iter().zip(numbers.cycle()).map(|(point, number)| Fault::Point(point, number)));
+        }
+    }
     dice.shuffle(&mut faults);
     faults.into_iter().map(|fault| Step { fault, rest: dice.between(300, 3_000) }).collect()
 }
 
-fn on_dependencies(options: &Options) -> Vec<Step> {
+fn on_dependencies(options: &Options, layout: Layout) -> Vec<Step> {
     let mut dice = Dice::new(options.seed, 11);
     let mut faults = Vec::new();
     for dependency in &options.faults {
         for number in 0..options.times {
             faults.push(on_dependency(*dependency, number, &mut dice));
         }
+    }
+    if layout.deployments > 1 {
+        faults.push(Fault::Closed(options.broker.dependency(), LONGER_THAN_THE_LEASE));
     }
     dice.shuffle(&mut faults);
     faults.into_iter().map(|fault| Step { fault, rest: dice.between(500, 3_500) }).collect()
@@ -225,6 +244,23 @@ mod tests {
         assert!(has(|fault| matches!(fault, Fault::Frozen(Dependency::Rabbitmq, _))));
         assert!(has(|fault| matches!(fault, Fault::Alarm(Dependency::Rabbitmq, _))));
         assert!(has(|fault| matches!(fault, Fault::DropReplies(Dependency::Rabbitmq, _))));
+    }
+
+    #[test]
+    fn with_two_deployments_each_leaves_outbox_entries_and_the_broker_is_away_for_longer_than_a_lease() {
+        let plan = Plan::new(&Options::parse_from(["chaos", "--ci", "--deployments", "2"]));
+        for deployment in 0..2 {
+            let numbers = plan.layout.of(deployment);
+            let is_one = |step: &&Step| matches!(step.fault, Fault::Point(_, number) if numbers.contains(&number));
+            assert_eq!(plan.lanes[0].iter().filter(is_one).count(), LEAVES_AN_ENTRY.len());
+        }
+        assert_eq!((plan.lanes[0].len(), plan.lanes[1].len()), (6 + 2 * LEAVES_AN_ENTRY.len(), 7));
+        let outage = |step: &Step| matches!(step.fault, Fault::Closed(Dependency::Redis, time) if time.as_secs() > 30);
+        assert!(
+            plan.lanes[1].iter().any(outage) && plan.variables == [SHORT_LEASE],
+            "the broker is away for longer than a lease"
+        );
+        assert!(plan.seconds() < 100, "{} s", plan.seconds());
     }
 
     #[test]

@@ -59,6 +59,7 @@ pub(crate) struct Producer {
     hurry: Arc<AtomicBool>,
     enough: Arc<AtomicBool>,
     thread: JoinHandle<anyhow::Result<u64>>,
+    topic: String,
 }
 
 /// How much is sent, and how fast.
@@ -69,6 +70,8 @@ pub(crate) struct Load {
     pub(crate) per_second: u64,
     /// Signals that are sent at once, before anybody reads.
     pub(crate) before: u64,
+    /// How long nothing is sent.
+    pub(crate) delay: Duration,
 }
 
 impl Producer {
@@ -94,7 +97,7 @@ impl Producer {
             enough: Arc::clone(&enough),
         };
         let thread = std::thread::Builder::new().name("producer".into()).spawn(move || sending.run())?;
-        Ok(Self { state, hurry, enough, thread })
+        Ok(Self { state, hurry, enough, thread, topic: topics.signals.clone() })
     }
 
     pub(crate) fn acknowledged(&self) -> u64 {
@@ -109,7 +112,7 @@ impl Producer {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         anyhow::ensure!(state.failed.is_empty(), "Kafka did not take signals: {}", state.failed[0]);
         anyhow::ensure!(state.ledger.len() as u64 == sent, "Kafka acknowledged {} of {sent} signals", state.ledger.len());
-        let mut file = std::io::BufWriter::new(evidence.file("ledger.csv")?);
+        let mut file = std::io::BufWriter::new(evidence.file(&format!("ledger-{}.csv", self.topic))?);
         let mut lines: Vec<_> = state.ledger.iter().collect();
         lines.sort_unstable();
         for ((partition, offset), number) in lines {
@@ -131,6 +134,7 @@ struct Sending {
 
 impl Sending {
     fn run(self) -> anyhow::Result<u64> {
+        clock::pause(self.load.delay)?;
         let start = clock::now();
         let mut sent = 0;
         loop {

@@ -10,6 +10,7 @@ use trigger_dispatcher::chaos::POINTS;
 use crate::check::Findings;
 use crate::plan::Fault;
 use crate::run::Witnesses;
+use crate::worker::Seen;
 
 /// Violations that are printed of each invariant; the rest is counted.
 const SHOWN: usize = 4;
@@ -61,18 +62,36 @@ fn details(witnesses: &Witnesses, findings: &Findings) -> Vec<String> {
     if !missed.is_empty() {
         lines.push(format!("       NOT HIT: {}", missed.join(", ")));
     }
-    let Witnesses { seen, watched, .. } = witnesses;
+    let of = || witnesses.deployments.iter();
+    let seen = |count: fn(&Seen) -> u64| of().map(|witness| count(&witness.seen)).sum::<u64>();
+    let resident = of().map(|witness| witness.watched.resident).fold(0.0, f64::max);
     let dispositions: Vec<_> = findings.dispositions.iter().map(|(name, count)| format!("{name} {count}")).collect();
     lines.push(format!("records: {} = {}", findings.records, dispositions.join(" + ")));
     lines.push(format!(
         "triggers {}, attempts beyond the first {}, messages {}: lost by workers {}, refused {}, expired {}, given out again by a killed Redis {}",
-        findings.triggers, findings.retries, seen.received.len(), seen.lost, seen.refused, seen.expired, findings.rolled_back
+        findings.triggers,
+        findings.retries,
+        seen(|seen| seen.received.len() as u64),
+        seen(|seen| seen.lost),
+        seen(|seen| seen.refused),
+        seen(|seen| seen.expired),
+        findings.rolled_back
     ));
     lines.push(format!(
         "dead letters beyond one a record {}, epochs {}, settled {:.1} s after the last fault, {:.0} MB at most, {} looks at the group's offsets",
-        findings.extra_dead_letters, findings.epochs, witnesses.settled, watched.resident, watched.looks
+        findings.extra_dead_letters,
+        findings.epochs,
+        witnesses.settled,
+        resident,
+        of().map(|witness| witness.watched.looks).sum::<u64>()
     ));
-    for survivor in &watched.survivors {
+    if witnesses.deployments.len() > 1 {
+        lines.push(format!(
+            "claims of one signal in both deployments {}, messages in another deployment's queue {}",
+            findings.in_both, findings.strays
+        ));
+    }
+    for survivor in of().flat_map(|witness| &witness.watched.survivors) {
         lines.push(format!("instance that lived to the end: {survivor}"));
     }
     for (invariant, count) in findings.fired() {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -37,6 +38,9 @@ pub(super) struct Outbox<Q, T> {
     /// Entries that the store knows to be published; the queue is told when it is free.
     settled: Vec<Uuid>,
 }
+
+/// With [`Bug::OldExpires`], how much longer a publication may carry the lease of its claim.
+const NEVER_OUTDATED: Duration = Duration::from_secs(3_600);
 
 type UnderWay<C, T> = Pin<Box<dyn Future<Output = (C, Result<Left<T>, Stopped>)>>>;
 
@@ -85,7 +89,10 @@ impl<Q: TaskQueue> Carrier<Q> {
         (self, result)
     }
 
-    async fn publish<T>(&mut self, entry: Entry<T>) -> Result<Left<T>, Stopped> {
+    async fn publish<T>(&mut self, mut entry: Entry<T>) -> Result<Left<T>, Stopped> {
+        if chaos::bug(Bug::OldExpires) {
+            entry.publication.publish_by += NEVER_OUTDATED;
+        }
         let publication = &entry.publication;
         // Nothing to send: only the order counts.
         if publication.tasks.is_empty() {
@@ -93,7 +100,7 @@ impl<Q: TaskQueue> Carrier<Q> {
         }
         chaos::point("before_publish");
         loop {
-            if clock::timer() >= publication.publish_by && !chaos::bug(Bug::OldExpires) {
+            if clock::timer() >= publication.publish_by {
                 return Ok(Left::Outdated(entry));
             }
             match self.queue.enqueue(publication).await {

@@ -4,25 +4,25 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use crate::check::Findings;
 use crate::check::reasons::Reasons;
-use crate::check::world::{Move, Trigger, World};
-use crate::run::{START_TIMEOUT, Witnesses};
+use crate::check::slots::Slots;
+use crate::check::world::{Move, World};
+use crate::check::{Case, Findings};
+use crate::deployment::START_TIMEOUT;
 use crate::signals::Kind;
 
-pub(super) fn check(witnesses: &Witnesses, world: &World, findings: &mut Findings) {
-    let by_pipeline = world.by_pipeline();
-    one_in_flight(world, &by_pipeline, findings);
-    one_claim(world, findings);
-    retries(world, findings);
-    completeness(witnesses, world, findings);
+pub(super) fn check(case: &Case<'_>, findings: &mut Findings) {
+    one_claim(case, findings);
+    retries(case.world, findings);
+    completeness(case, findings);
 }
 
-/// No claim between another's claim and the end of its execution. A claim that was written before that end cannot have seen it.
-fn one_in_flight(world: &World, by_pipeline: &HashMap<Uuid, Vec<&Trigger>>, findings: &mut Findings) {
-    for triggers in by_pipeline.values() {
+/// No claim between another's claim and the end of its execution, whichever deployments made them. A claim that was written before
+/// that end cannot have seen it.
+pub(super) fn one_in_flight(slots: &Slots<'_>, findings: &mut Findings) {
+    for triggers in slots.by_pipeline.values() {
         for (position, trigger) in triggers.iter().enumerate() {
-            let Some((_, end)) = world.runs.get(&trigger.id) else { continue };
+            let Some((_, end)) = slots.runs.get(&trigger.id) else { continue };
             let end = end.unwrap_or(i64::MAX);
             for later in
                 triggers[position + 1..].iter().take_while(|later| later.claimed < end).filter(|later| later.written < end)
@@ -34,12 +34,13 @@ fn one_in_flight(world: &World, by_pipeline: &HashMap<Uuid, Vec<&Trigger>>, find
     }
 }
 
-fn one_claim(world: &World, findings: &mut Findings) {
+fn one_claim(case: &Case<'_>, findings: &mut Findings) {
+    let Case { world, slots, .. } = case;
     let mut known: HashMap<(Uuid, &str, &str), Uuid> = HashMap::new();
     for trigger in &world.triggers {
         if let Some(first) = known.insert((trigger.pipeline, &trigger.ticker, &trigger.signal_id), trigger.id) {
             findings.violated("I3", format!("{first} and {} are claims of the same slot for the same signal", trigger.id));
-            if world.runs.contains_key(&first) && world.runs.contains_key(&trigger.id) {
+            if slots.runs.contains_key(&first) && slots.runs.contains_key(&trigger.id) {
                 findings.double_starts += 1;
             }
         }
@@ -64,11 +65,16 @@ fn retries(world: &World, findings: &mut Findings) {
     }
 }
 
-/// For each record and each pipeline that it concerns: a claim in its batch, or a reason against it.
-fn completeness(witnesses: &Witnesses, world: &World, findings: &mut Findings) {
+/// For each record and each pipeline that it concerns: a claim in its batch, or a reason against it. Another deployment's claim is a
+/// reason while it holds the slot, and none once it is over.
+fn completeness(case: &Case<'_>, findings: &mut Findings) {
+    let Case { all: witnesses, world, slots, .. } = case;
     let mut reasons: HashMap<Uuid, Reasons> = HashMap::new();
-    for trigger in &world.triggers {
-        reasons.entry(trigger.pipeline).or_default().add(trigger.claimed, held_until(world, trigger));
+    for (pipeline, triggers) in &slots.by_pipeline {
+        let reasons = reasons.entry(*pipeline).or_default();
+        for trigger in triggers {
+            reasons.add(trigger.claimed, slots.held_until(trigger));
+        }
     }
     let claimed: HashSet<(Uuid, &str)> =
         world.triggers.iter().map(|trigger| (trigger.pipeline, trigger.signal_id.as_str())).collect();
@@ -91,12 +97,4 @@ fn completeness(witnesses: &Witnesses, world: &World, findings: &mut Findings) {
 fn decision(moves: &[Move], offset: i64) -> Option<Move> {
     let position = moves.partition_point(|moved| moved.next_offset.is_none_or(|next| next <= offset));
     moves.get(position).copied()
-}
-
-/// Until when a trigger held its slot.
-fn held_until(world: &World, trigger: &Trigger) -> i64 {
-    match world.runs.get(&trigger.id) {
-        Some((_, end)) => end.unwrap_or(i64::MAX),
-        None => trigger.leased_until,
-    }
 }

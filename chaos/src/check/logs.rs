@@ -4,7 +4,7 @@ use crate::check::Findings;
 use crate::check::world::World;
 use crate::run::Witnesses;
 
-pub(super) fn check(witnesses: &Witnesses, world: &World, findings: &mut Findings) -> anyhow::Result<()> {
+pub(super) fn check(witnesses: &Witnesses, worlds: &[World], findings: &mut Findings) -> anyhow::Result<()> {
     let secret = witnesses.platform.password().as_bytes();
     anyhow::ensure!(!secret.is_empty(), "PostgreSQL has no password: this run proves nothing about I9");
     let leaks = |text: &[u8]| text.windows(secret.len()).any(|window| window == secret);
@@ -22,7 +22,7 @@ pub(super) fn check(witnesses: &Witnesses, world: &World, findings: &mut Finding
             findings.violated("I9", format!("{name} has control characters"));
         }
     }
-    for letter in &world.dead_letters {
+    for letter in worlds.iter().flat_map(|world| &world.dead_letters) {
         let ours = letter.headers.iter().filter(|(name, _)| name.starts_with("dead-letter-"));
         if ours.into_iter().any(|(_, value)| leaks(value) || value.iter().any(u8::is_ascii_control)) {
             findings.violated("I9", format!("a header of the dead letter {}:{}", letter.partition, letter.offset));

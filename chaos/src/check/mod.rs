@@ -7,14 +7,16 @@ mod claims;
 mod logs;
 mod reasons;
 mod records;
+mod slots;
 mod tasks;
 mod world;
 
 use std::collections::BTreeMap;
 
 use crate::resources::Survivor;
-use crate::run::Witnesses;
+use crate::run::{Witness, Witnesses};
 
+use self::slots::Slots;
 use self::world::World;
 
 /// Something that must not be.
@@ -44,6 +46,10 @@ pub(crate) struct Findings {
     pub(crate) extra_dead_letters: u64,
     /// How often a partition changed hands.
     pub(crate) epochs: u64,
+    /// Claims of a (slot, signal) that another deployment claimed too.
+    pub(crate) in_both: u64,
+    /// Messages in the queue of another deployment.
+    pub(crate) strays: u64,
     /// What became of the records.
     pub(crate) dispositions: BTreeMap<&'static str, i64>,
 }
@@ -57,6 +63,29 @@ impl Findings {
         self.violations.push(Violation { invariant, text: text.into() });
     }
 
+    /// Adds what was found of one deployment of several.
+    fn add(&mut self, name: &str, part: Self) {
+        for Violation { invariant, text } in part.violations {
+            self.violated(invariant, format!("{name}: {text}"));
+        }
+        self.records += part.records;
+        self.triggers += part.triggers;
+        self.lost += part.lost;
+        self.double_starts += part.double_starts;
+        self.overlaps += part.overlaps;
+        self.gap += part.gap;
+        self.extra += part.extra;
+        self.rolled_back += part.rolled_back;
+        self.retries += part.retries;
+        self.extra_dead_letters += part.extra_dead_letters;
+        self.epochs += part.epochs;
+        self.in_both += part.in_both;
+        self.strays += part.strays;
+        for (name, count) in part.dispositions {
+            *self.dispositions.entry(name).or_default() += count;
+        }
+    }
+
     /// The invariants that were violated, each with how often.
     pub(crate) fn fired(&self) -> BTreeMap<&'static str, usize> {
         let mut fired = BTreeMap::new();
@@ -67,29 +96,51 @@ impl Findings {
     }
 }
 
+/// One deployment, and all that there is to check it with.
+struct Case<'a> {
+    all: &'a Witnesses,
+    witness: &'a Witness,
+    world: &'a World,
+    slots: &'a Slots<'a>,
+}
+
 /// Checks everything.
 pub(crate) fn check(witnesses: &Witnesses) -> anyhow::Result<Findings> {
-    let world = World::load(witnesses)?;
-    let mut findings =
-        Findings { records: world.records.len() as u64, triggers: world.triggers.len() as u64, ..Findings::default() };
-    records::check(witnesses, &world, &mut findings)?;
-    claims::check(witnesses, &world, &mut findings);
-    tasks::check(witnesses, &world, &mut findings);
-    logs::check(witnesses, &world, &mut findings)?;
+    let worlds = witnesses.deployments.iter().map(|witness| World::load(&witnesses.platform, &witness.topics));
+    let worlds = worlds.collect::<anyhow::Result<Vec<_>>>()?;
+    let slots = Slots::load(&witnesses.platform, &worlds)?;
+    let mut findings = Findings::default();
+    for (witness, world) in witnesses.deployments.iter().zip(&worlds) {
+        findings.add(&witness.topics.signals, check_deployment(&Case { all: witnesses, witness, world, slots: &slots })?);
+    }
+    claims::one_in_flight(&slots, &mut findings);
+    tasks::overlaps(witnesses, &mut findings);
+    slots::in_both(&worlds, &mut findings);
+    logs::check(witnesses, &worlds, &mut findings)?;
     if let Some(unsettled) = &witnesses.unsettled {
         findings.violated("I8", format!("not settled {} s after the last fault: {unsettled}", witnesses.plan.settle.as_secs()));
     }
     for point in crate::report::missed(witnesses) {
         findings.violated("coverage", format!("no process died at {point}: the run proves nothing about it"));
     }
-    let grown = |survivor: &&Survivor| survivor.end.has_grown_since(survivor.start, witnesses.plan.arm);
-    for survivor in witnesses.watched.survivors.iter().filter(grown) {
+    Ok(findings)
+}
+
+fn check_deployment(case: &Case<'_>) -> anyhow::Result<Findings> {
+    let Case { all, witness, world, .. } = case;
+    let mut findings =
+        Findings { records: world.records.len() as u64, triggers: world.triggers.len() as u64, ..Findings::default() };
+    records::check(case, &mut findings)?;
+    claims::check(case, &mut findings);
+    tasks::check(case, &mut findings);
+    let grown = |survivor: &&Survivor| survivor.end.has_grown_since(survivor.start, all.plan.arm);
+    for survivor in witness.watched.survivors.iter().filter(grown) {
         findings.violated("I8", format!("an instance holds more than soon after its start: {survivor}"));
     }
-    if witnesses.watched.resident > MAX_RESIDENT_MB {
-        findings.violated("I8", format!("an instance took {:.0} MB", witnesses.watched.resident));
+    if witness.watched.resident > MAX_RESIDENT_MB {
+        findings.violated("I8", format!("an instance took {:.0} MB", witness.watched.resident));
     }
-    anyhow::ensure!(witnesses.watched.looks > 0, "the group's offsets were never compared: this run proves nothing about I6");
+    anyhow::ensure!(witness.watched.looks > 0, "the group's offsets were never compared: this run proves nothing about I6");
     Ok(findings)
 }
 

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::check::Findings;
 use crate::check::world::{DISPOSITIONS, World, digest};
+use crate::check::{Case, Findings};
 use crate::run::Witnesses;
 use crate::signals::Kind;
 
-pub(super) fn check(witnesses: &Witnesses, world: &World, findings: &mut Findings) -> anyhow::Result<()> {
-    for (place, number) in &witnesses.ledger {
+pub(super) fn check(case: &Case<'_>, findings: &mut Findings) -> anyhow::Result<()> {
+    let Case { all: witnesses, witness, world, .. } = case;
+    for (place, number) in &witness.ledger {
         // What Kafka itself lost is not the dispatcher's: such a run says nothing.
         anyhow::ensure!(
             world.records.get(place) == Some(number),
@@ -49,7 +50,7 @@ pub(super) fn check(witnesses: &Witnesses, world: &World, findings: &mut Finding
     }
     moves(world, findings);
     dead_letters(witnesses, world, findings);
-    for text in &witnesses.watched.ahead {
+    for text in &witness.watched.ahead {
         findings.violated("I6", text.clone());
     }
     Ok(())

@@ -4,31 +4,38 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use crate::check::Findings;
-use crate::check::world::World;
+use crate::check::{Case, Findings};
 use crate::options::Arm;
 use crate::run::Witnesses;
 use crate::signals::{Kind, ticker_name};
 use crate::worker::{Delivery, Received};
 
-pub(super) fn check(witnesses: &Witnesses, world: &World, findings: &mut Findings) {
-    starts(witnesses, world, findings);
-    overlaps(witnesses, findings);
-    messages(witnesses, world, findings);
+pub(super) fn check(case: &Case<'_>, findings: &mut Findings) {
+    let Case { all, witness, world, slots } = case;
+    starts(case, findings);
+    messages(case, findings);
     let known: HashMap<Uuid, Uuid> = world.triggers.iter().map(|trigger| (trigger.id, trigger.pipeline)).collect();
-    for received in &witnesses.seen.received {
-        if let Err(text) = justify(witnesses, &known, &received.delivery) {
-            findings.violated("I7", format!("the message of {}: {text}", received.delivery.trigger_id));
+    for Received { delivery, .. } in &witness.seen.received {
+        let trigger_id = delivery.trigger_id;
+        if let Some(topic) = slots.topics.get(&trigger_id).filter(|topic| **topic != world.topic) {
+            findings.strays += 1;
+            findings.violated("I7", format!("the task of {trigger_id} came here, and its deployment reads {topic}"));
+        } else if let Err(text) = justify(all, &known, delivery) {
+            findings.violated("I7", format!("the message of {trigger_id}: {text}"));
         }
     }
-    for message in &witnesses.seen.unreadable {
+    if witness.seen.expired > 0 {
+        findings.violated("I7", format!("{} messages carried a lease that was over when they came", witness.seen.expired));
+    }
+    for message in &witness.seen.unreadable {
         findings.violated("I7", format!("a message that no worker can read: {message}"));
     }
 }
 
-fn starts(witnesses: &Witnesses, world: &World, findings: &mut Findings) {
+fn starts(case: &Case<'_>, findings: &mut Findings) {
+    let Case { witness, world, .. } = case;
     let mut started: HashMap<Uuid, u64> = HashMap::new();
-    for start in &witnesses.seen.starts {
+    for start in &witness.seen.starts {
         *started.entry(start.trigger_id).or_default() += 1;
     }
     for (trigger, count) in started.iter().filter(|(_, count)| **count > 1) {
@@ -44,10 +51,10 @@ fn starts(witnesses: &Witnesses, world: &World, findings: &mut Findings) {
     }
 }
 
-/// As the workers' own clock saw it.
-fn overlaps(witnesses: &Witnesses, findings: &mut Findings) {
+/// As the workers' own clock saw it, over all deployments.
+pub(super) fn overlaps(witnesses: &Witnesses, findings: &mut Findings) {
     let mut by_pipeline: HashMap<Uuid, Vec<(f64, f64, Uuid)>> = HashMap::new();
-    for start in &witnesses.seen.starts {
+    for start in witnesses.deployments.iter().flat_map(|witness| &witness.seen.starts) {
         let to = start.to.unwrap_or(f64::MAX);
         by_pipeline.entry(start.pipeline_id).or_default().push((start.from, to, start.trigger_id));
     }
@@ -63,14 +70,15 @@ fn overlaps(witnesses: &Witnesses, findings: &mut Findings) {
 }
 
 /// On RabbitMQ there may be more: promised is one at least.
-fn messages(witnesses: &Witnesses, world: &World, findings: &mut Findings) {
+fn messages(case: &Case<'_>, findings: &mut Findings) {
+    let Case { all, witness, world, .. } = case;
     let mut received: HashMap<Uuid, Vec<&Received>> = HashMap::new();
-    for message in &witnesses.seen.received {
+    for message in &witness.seen.received {
         received.entry(message.delivery.trigger_id).or_default().push(message);
     }
     let attempts: HashMap<Uuid, u64> =
         world.triggers.iter().map(|trigger| (trigger.id, u64::from(trigger.attempt.unsigned_abs()))).collect();
-    let kills = witnesses.evidence.moments("redis kill -9");
+    let kills = all.evidence.moments("redis kill -9");
     for (trigger, messages) in received {
         // Redis writes its file a little later than it answers: after a kill it may give out again what was taken.
         let again = messages.iter().enumerate().filter(|(position, message)| {
@@ -82,7 +90,7 @@ fn messages(witnesses: &Witnesses, world: &World, findings: &mut Findings) {
         let extra = (messages.len() as u64 - rolled_back).saturating_sub(attempts.get(&trigger).copied().unwrap_or(0));
         if extra > 0 {
             findings.extra += extra;
-            if witnesses.plan.arm == Arm::Redis {
+            if all.plan.arm == Arm::Redis {
                 findings.violated("I3", format!("{trigger} came by {} messages", messages.len()));
             }
         }

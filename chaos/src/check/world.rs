@@ -1,4 +1,4 @@
-//! What the services hold when a run is over.
+//! What the services hold of one deployment when a run is over.
 
 use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap};
@@ -9,8 +9,8 @@ use postgres::fallible_iterator::FallibleIterator as _;
 use postgres::{Client, Row};
 use uuid::Uuid;
 
-use crate::kafka::Stored;
-use crate::run::Witnesses;
+use crate::kafka::{Stored, Topics};
+use crate::platform::Platform;
 
 /// A row of the ledger.
 #[derive(Debug, Clone)]
@@ -58,9 +58,11 @@ pub(super) fn digest(payload: Option<&[u8]>) -> Option<u64> {
     })
 }
 
-/// What the services hold.
+/// What the services hold of one deployment.
 #[derive(Debug, Default)]
 pub(super) struct World {
+    /// The topic of its signals.
+    pub(super) topic: String,
     /// (partition, offset) to the record's number.
     pub(super) records: BTreeMap<(i32, i64), u64>,
     pub(super) dead_letters: Vec<DeadLetter>,
@@ -69,8 +71,6 @@ pub(super) struct World {
     pub(super) moves: HashMap<i32, Vec<Move>>,
     /// In the order of claims.
     pub(super) triggers: Vec<Trigger>,
-    /// Trigger to when its execution began and ended.
-    pub(super) runs: HashMap<Uuid, (i64, Option<i64>)>,
     /// Trigger, attempt, when.
     pub(super) attempts: Vec<(Uuid, i32, i64)>,
 }
@@ -79,41 +79,49 @@ pub(super) struct World {
 pub(super) const DISPOSITIONS: [&str; 7] = ["triggered", "busy", "redelivered", "merged", "unmatched", "stale", "invalid"];
 
 impl World {
-    pub(super) fn load(witnesses: &Witnesses) -> anyhow::Result<Self> {
-        let mut world = Self::default();
+    pub(super) fn load(platform: &Platform, topics: &Topics) -> anyhow::Result<Self> {
+        let mut world = Self { topic: topics.signals.clone(), ..Self::default() };
         let mut unreadable = 0;
-        witnesses.topics.read_all(&witnesses.topics.signals, |stored| {
+        topics.read_all(&topics.signals, |stored| {
             match std::str::from_utf8(&stored.key).ok().and_then(|key| key.parse().ok()) {
                 Some(number) => drop(world.records.insert((stored.partition, stored.offset), number)),
                 None => unreadable += 1,
             }
         })?;
         anyhow::ensure!(unreadable == 0, "{unreadable} records of the topic are not ours");
-        witnesses.topics.read_all(&witnesses.topics.dead_letters, |stored| {
+        topics.read_all(&topics.dead_letters, |stored| {
             let Stored { partition, offset, headers, payload, .. } = stored;
             world.dead_letters.push(DeadLetter { partition, offset, headers, digest: digest(payload.as_deref()) });
         })?;
-        world.load_database(witnesses).context("the evidence in PostgreSQL")?;
+        world.load_database(platform).context("the evidence in PostgreSQL")?;
         Ok(world)
     }
 
-    fn load_database(&mut self, witnesses: &Witnesses) -> anyhow::Result<()> {
-        let mut client = witnesses.platform.connect_in_time()?;
+    fn load_database(&mut self, platform: &Platform) -> anyhow::Result<()> {
+        let mut client = platform.connect_in_time()?;
         // A long run has millions of rows.
         client.batch_execute("set statement_timeout = '10min'; set work_mem = '64MB'")?;
         let columns = DISPOSITIONS.join(", ");
-        each(&mut client, &format!("select partition, consumed, {columns} from dispatcher.progress"), |row| {
-            let counts = self.progress.entry(row.try_get(0)?).or_default();
-            counts.insert("consumed", row.try_get(1)?);
-            for (column, name) in DISPOSITIONS.iter().enumerate() {
-                counts.insert(name, row.try_get(column + 2)?);
-            }
-            Ok(())
-        })?;
+        let topic = self.topic.clone();
+        let topic = [topic.as_str()];
+        each(
+            &mut client,
+            &format!("select partition, consumed, {columns} from dispatcher.progress where topic = $1"),
+            &topic,
+            |row| {
+                let counts = self.progress.entry(row.try_get(0)?).or_default();
+                counts.insert("consumed", row.try_get(1)?);
+                for (column, name) in DISPOSITIONS.iter().enumerate() {
+                    counts.insert(name, row.try_get(column + 2)?);
+                }
+                Ok(())
+            },
+        )?;
         each(
             &mut client,
             "select partition, epoch, next_offset, (extract(epoch from decided_at) * 1000000)::bigint, (extract(epoch from at) * 1000000)::bigint
-             from chaos.progress order by number",
+             from chaos.progress where topic = $1 order by number",
+            &topic,
             |row| {
                 let moved = Move { epoch: row.try_get(1)?, next_offset: row.try_get(2)?, decided: row.try_get(3)?, written: row.try_get(4)? };
                 self.moves.entry(row.try_get(0)?).or_default().push(moved);
@@ -123,7 +131,9 @@ impl World {
         let mut written: HashMap<Uuid, i64> = HashMap::new();
         each(
             &mut client,
-            "select trigger_id, attempt, (extract(epoch from at) * 1000000)::bigint from chaos.attempts order by at",
+            "select trigger_id, a.attempt, (extract(epoch from at) * 1000000)::bigint
+             from chaos.attempts a join dispatcher.triggers using (trigger_id) where topic = $1 order by at",
+            &topic,
             |row| {
                 let attempt = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
                 written.entry(attempt.0).or_insert(attempt.2);
@@ -135,7 +145,8 @@ impl World {
             &mut client,
             "select trigger_id, pipeline_id, ticker, signal_id, partition, record_offset, (extract(epoch from claimed_at) * 1000000)::bigint,
                  (extract(epoch from leased_until) * 1000000)::bigint, attempt, failed_at is not null
-             from dispatcher.triggers order by claimed_at",
+             from dispatcher.triggers where topic = $1 order by claimed_at",
+            &topic,
             |row| {
                 let id = row.try_get(0)?;
                 self.triggers.push(Trigger {
@@ -153,34 +164,18 @@ impl World {
                 });
                 Ok(())
             },
-        )?;
-        each(
-            &mut client,
-            "select id, status, (extract(epoch from at) * 1000000)::bigint from chaos.executions order by at",
-            |row| {
-                let at = row.try_get(2)?;
-                let run = self.runs.entry(row.try_get(0)?).or_insert((at, None));
-                if row.try_get::<_, &str>(1)? == "COMPLETED" {
-                    run.1.get_or_insert(at);
-                }
-                Ok(())
-            },
         )
-    }
-
-    /// The triggers of each pipeline, in the order of claims.
-    pub(super) fn by_pipeline(&self) -> HashMap<Uuid, Vec<&Trigger>> {
-        let mut found: HashMap<Uuid, Vec<&Trigger>> = HashMap::new();
-        for trigger in &self.triggers {
-            found.entry(trigger.pipeline).or_default().push(trigger);
-        }
-        found
     }
 }
 
 /// Row by row, so that a long run's history need not fit in memory twice.
-fn each(client: &mut Client, sql: &str, mut take: impl FnMut(&Row) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let mut rows = client.query_raw(sql, std::iter::empty::<i32>())?;
+pub(super) fn each(
+    client: &mut Client,
+    sql: &str,
+    values: &[&str],
+    mut take: impl FnMut(&Row) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut rows = client.query_raw(sql, values.iter().copied())?;
     while let Some(row) = rows.next()? {
         take(&row)?;
     }

@@ -16,10 +16,11 @@ use super::watch::Answers;
 use super::{Broken, MAX_RESIDENT_MB};
 use crate::check;
 use crate::clock;
+use crate::deployment::Layout;
 use crate::options::{Arm, Dependency, Options};
 use crate::plan::{Fault, Plan, Step};
 use crate::report;
-use crate::run::{self, Witnesses};
+use crate::run::{self, Witness, Witnesses};
 use crate::services::Services;
 
 /// Which dependency goes.
@@ -102,6 +103,7 @@ fn plan(outage: &Outage, options: &Options) -> Plan {
         name: outage.name.to_owned(),
         arm: Arm::Redis,
         seed: options.seed,
+        layout: Layout::ALONE,
         signals: options.signals,
         before: 0,
         lanes: vec![vec![calm, down]],
@@ -123,7 +125,8 @@ fn plan(outage: &Outage, options: &Options) -> Plan {
 }
 
 fn figures(outage: &Outage, witnesses: &Witnesses, answers: &Answers, broken: &mut Broken) -> anyhow::Result<String> {
-    let Witnesses { evidence, platform, topics, watched, .. } = witnesses;
+    let Witnesses { evidence, platform, .. } = witnesses;
+    let Witness { topics, watched, .. } = &witnesses.deployments[0];
     let began = clock::unix_ms() * 1000 - micros(evidence.seconds());
     let (from, to) = *evidence.moments(outage.moment).first().context("nothing was killed: the drill proves nothing")?;
     // As it was felt: it dies a little after it was asked to, and answers a little before its start is said to be done.
@@ -201,7 +204,7 @@ fn enqueued_after(witnesses: &Witnesses, began: i64, down: Window, broken: &mut 
     broken.unless(forgotten == 0, || format!("{forgotten} publications were never enqueued"));
     anyhow::ensure!(!waited.is_empty(), "nothing was claimed while Redis was down: the drill proves nothing");
     let mut received: HashMap<Uuid, i64> = HashMap::new();
-    for message in &witnesses.seen.received {
+    for message in &witnesses.deployments[0].seen.received {
         received.entry(message.delivery.trigger_id).or_insert(began + micros(message.second));
     }
     let late = |trigger: &Uuid| received.get(trigger).map_or(i64::MAX, |at| at - down.to);

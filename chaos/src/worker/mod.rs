@@ -92,9 +92,9 @@ impl Worker {
             guard: Guard::new(platform.clone()),
             dice: Dice::new(habits.seed, 4),
             queue: Queue::new(habits.broker.clone(), habits.queue.clone()),
-            habits,
             control: Arc::clone(&control),
-            messages: BufWriter::new(evidence.file("messages.jsonl")?),
+            messages: BufWriter::new(evidence.file(&format!("messages-{}.jsonl", habits.queue))?),
+            habits,
             evidence: Arc::clone(evidence),
             seen: Seen::default(),
             places: HashMap::new(),
@@ -232,12 +232,12 @@ impl Working {
     }
 
     fn write_starts(&self) -> anyhow::Result<()> {
-        let mut file = BufWriter::new(self.evidence.file("starts.jsonl")?);
+        let mut file = BufWriter::new(self.evidence.file(&format!("starts-{}.jsonl", self.habits.queue))?);
         for start in &self.seen.starts {
             let line =
                 json!({"trigger_id": start.trigger_id, "pipeline_id": start.pipeline_id, "from": start.from, "to": start.to});
             writeln!(file, "{line}")?;
         }
-        file.flush().context("starts.jsonl")
+        file.flush().context("the file of starts")
     }
 }

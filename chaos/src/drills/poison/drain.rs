@@ -63,7 +63,7 @@ impl Ground {
 
     /// Runs one dispatcher and the workers until everything is decided and started.
     pub(super) fn drain(&self) -> anyhow::Result<Drained> {
-        let instances = Instances::new(self.variables()?, &self.evidence)?;
+        let instances = Instances::new(0..1, self.variables()?, &self.evidence)?;
         instances.migrate()?;
         self.platform.keep_history()?;
         let habits =
