@@ -143,3 +143,34 @@ async fn what_has_started_is_not_published_again_however_old_it_is() {
     let counts = [completed, by_result, unknown].map(|ticker| times(ticker, &mut scene.queue));
     assert_eq!(counts, [1, 1, 2], "only of the last one nobody knows that it has started");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_entry_waits_for_the_result_backend_and_holds_up_no_young_one() {
+    let mut results = PrivateRedis::start();
+    let mut scene = Scene::new(1).await;
+    scene.setting.set("CELERY_RESULT_BACKEND", &results.url());
+    for ticker in ["OLD", "YOUNG"] {
+        scene.database.pipeline("watches", &[ticker]).await;
+    }
+    let dispatcher = scene.setting.start();
+    // An entry each.
+    for (ticker, tasks) in [("OLD", 1), ("YOUNG", 2)] {
+        scene.send(&[signal(ticker, ticker)]);
+        scene.enqueued(tasks);
+    }
+    wait_until("confirmations", 60, async || Some(scene.database.number(UNPUBLISHED).await).filter(|count| *count == 0)).await;
+    results.kill();
+    let symbol = "(select t.symbol from dispatcher.triggers t where t.publication_id = p.publication_id limit 1)";
+    let sql = format!(
+        "update dispatcher.publications p set enqueued_at = null,
+            claimed_at = claimed_at - case {symbol} when 'OLD' then interval '1 hour' else interval '1 minute' end"
+    );
+    scene.database.client.batch_execute(&sql).await.unwrap();
+    // Its guard is there: it is found to be published.
+    wait_until("the young one", 60, async || Some(scene.database.number(UNPUBLISHED).await).filter(|count| *count == 1)).await;
+    let waits = format!("select count(*) from dispatcher.publications p where enqueued_at is null and {symbol} = 'OLD'");
+    assert_eq!(scene.database.number(&waits).await, 1);
+    results.up();
+    wait_until("the old one", 60, async || Some(scene.database.number(UNPUBLISHED).await).filter(|count| *count == 0)).await;
+    assert!(dispatcher.stop().success());
+}

@@ -11,6 +11,9 @@ use super::{PostgresClaims, Session, timestamp};
 use crate::store::{ClaimRequest, Claimed, Connection, StoreError, Verdict, Wanted};
 use crate::trigger_ids::trigger_id;
 
+/// The end of the year 9999, in milliseconds since 1970.
+const LATEST_MS: i64 = 253_402_300_799_999;
+
 impl PostgresClaims {
     /// Decides a request on a session.
     pub(super) async fn claim_on(&self, session: &Session, request: &ClaimRequest) -> Result<Verdict, StoreError> {
@@ -60,7 +63,8 @@ impl PostgresClaims {
             &column(|(_, counts)| counts.triggered),
             &column(|(_, counts)| counts.busy),
             &deployment.id,
-            &wanted.iter().map(|wanted| wanted.record_time_ms).collect::<Vec<_>>(),
+            // Within what PostgreSQL can hold, whatever a producer has written.
+            &wanted.iter().map(|wanted| wanted.record_time_ms.clamp(0, LATEST_MS)).collect::<Vec<_>>(),
             &former_ids,
             &self.terms.evidence.trusts_time(),
         ];

@@ -181,9 +181,14 @@ impl Sweeper {
         if chaos::bug(Bug::CommitBeforePublish) {
             return Ok(());
         }
+        let mut unknown = Ok(());
         for mut taken in take_up(connection, &self.terms).await? {
             chaos::point("sweep_after_take_up");
-            self.leave_started(&mut taken).await?;
+            // Where the result backend does not answer, only old entries wait for it.
+            if let Err(error) = self.leave_started(&mut taken).await {
+                unknown = unknown.and(Err(error));
+                continue;
+            }
             let TakenUp { publication, stale, is_started, .. } = taken;
             if !stale.is_empty() {
                 self.leave_stale(connection, &publication, &stale).await?;
@@ -199,7 +204,7 @@ impl Sweeper {
                 self.metrics.lapsed();
             }
         }
-        Ok(())
+        unknown
     }
 
     /// Gives up triggers whose signal is too old by now, unless the broker has their tasks.

@@ -844,3 +844,15 @@ async fn a_claim_looks_up_each_slot_by_index_even_with_a_plan_made_for_empty_tab
     // A confirmation finds its own publication to lock it, and again to write it.
     assert!(publications <= 2 * batches, "{batches} confirmations have read {publications} publications");
 }
+
+/// A producer writes into a record's time whatever it likes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_with_any_time_is_claimed() {
+    let world = Postgres::create(LEASE).await;
+    let mut claims = world.claims();
+    let start = open(&mut claims).await;
+    for (offset, record_time_ms) in (0..).zip([i64::MIN, -1, 0, 253_402_300_800_000, i64::MAX]) {
+        let wanted = Wanted { record_time_ms, ..wanted(Uuid::new_v4(), offset) };
+        assert_eq!(won(&mut claims, &request(start, offset..offset + 1, vec![wanted])).await.len(), 1, "{record_time_ms}");
+    }
+}
