@@ -152,7 +152,8 @@ impl Sweeper {
         Ok(())
     }
 
-    /// One round. A broker that is down keeps no slot from being released, and a result backend no task from being published.
+    /// One round. A broker that is down keeps no slot from being released, and a result backend no task from being published, but for
+    /// entries that are so old that only it may know of their start.
     ///
     /// # Errors
     /// The store, the broker or the result backend does not answer; the first of these errors. The next round begins anew.
