@@ -109,8 +109,6 @@ fn schedule(bug: Bug, seed: u64) -> Option<Plan> {
         },
         // Records that were there before anybody read.
         Bug::LatestReset => Plan { before: 1_500, ..plan },
-        // Not chosen, see `run`.
-        Bug::CommittedIgnored => plan,
         // Batches that wait for the store while the group gives their partitions to somebody else. A zombie's batch does the
         // same, and rarely enough that a schedule cannot count on it.
         Bug::EpochIgnored => {
@@ -138,7 +136,7 @@ fn schedule(bug: Bug, seed: u64) -> Option<Plan> {
                 ..plan
             }
         }
-        Bug::ResultById => return None,
+        Bug::ResultById | Bug::CommittedIgnored => return None,
     };
     Some(plan)
 }

@@ -99,6 +99,8 @@ pub struct Sweeper {
     finished: Finished,
     rounds: u32,
     seldom: Seldom,
+    /// For a planted bug alone.
+    seen_before: Vec<(Uuid, i32)>,
 }
 
 impl Sweeper {
@@ -122,6 +124,7 @@ impl Sweeper {
             finished: Finished::default(),
             rounds: 0,
             seldom: Seldom::default(),
+            seen_before: Vec::new(),
         }
     }
 
@@ -281,6 +284,10 @@ impl Sweeper {
             let ids: Vec<Uuid> = seen.iter().map(|(trigger_id, _)| *trigger_id).collect();
             let known = results(backend, &ids).await?;
             seen.retain(|(trigger_id, _)| known.iter().all(|(known, _)| known != trigger_id));
+        }
+        if chaos::bug(Bug::SweepWithoutCompare) {
+            // Acts on what it saw at its last turn, whatever others have done since.
+            std::mem::swap(&mut seen, &mut self.seen_before);
         }
         if seen.is_empty() {
             return Ok(());
