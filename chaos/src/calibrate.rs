@@ -90,17 +90,20 @@ fn schedule(bug: Bug, seed: u64) -> Option<Plan> {
         }
         // Signals that come again are enough, if they come late enough to find their pipelines idle.
         Bug::NoConflictKey => Plan { lanes: vec![vec![step(Fault::Restart(0), 30 * second)]], signals: 4_000, ..plan },
-        // Sweepers that began together look together; slow answers make room between look and deed.
-        Bug::SweepWithoutCompare => Plan {
-            lanes: vec![
-                vec![step(Fault::KillAll, 45 * second)],
-                vec![step(Fault::Slow(Dependency::Postgres, Duration::from_secs(1), Duration::from_secs(45)), 0)],
-            ],
-            loses: 100,
-            signals: 1_500,
-            variables: Vec::new(),
-            ..plan
-        },
+        // Workers have lost tasks when all sweepers begin anew. Sweepers that began together look together, and they look when they begin; slow
+        // answers make room between look and deed.
+        Bug::SweepWithoutCompare => {
+            let calm = step(Fault::CutReplies(Dependency::Postgres, 0), 14 * second);
+            let slow = Fault::Slow(Dependency::Postgres, Duration::from_millis(600), Duration::from_secs(18));
+            let death = step(Fault::KillAll, 28 * second);
+            let slow = step(slow, 10 * second);
+            Plan {
+                lanes: vec![vec![calm.clone(), death.clone(), death], vec![calm, slow.clone(), slow]],
+                loses: 300,
+                variables: Vec::new(),
+                ..plan
+            }
+        }
         // The record lingers in the producer while its offset is decided, and then everybody dies.
         Bug::DeadLetterNotAwaited => Plan {
             lanes: vec![(0..6).map(|_| step(Fault::KillAll, 5 * second)).collect()],

@@ -15,9 +15,12 @@ pub(crate) enum Outbox {
     /// Hand the waiting entries of another deployment over to the one that the configuration names. Stop the instances of the other one
     /// first: whether its broker has got an entry already is not known to ours.
     Move {
-        /// The other deployment's number, as `list` shows it.
+        /// The other deployment's number, as `list` shows it; 0 for entries that instances of an older version wrote.
         #[arg(long)]
         from: i32,
+        /// The other deployment's instances are stopped.
+        #[arg(long)]
+        yes: bool,
     },
 }
 
@@ -36,7 +39,7 @@ pub(crate) async fn run(config: &Config, command: &Outbox) -> anyhow::Result<()>
                 println!("{id:>4} {waiting:>8} {oldest:>10} {in_flight:>10}  {group} · {topic} · {target}{ours}");
             }
         }
-        Outbox::Move { from } => {
+        Outbox::Move { from, yes } => {
             let ours = register(&connection, &key).await?;
             if *from == ours.id {
                 bail!("{from} is the deployment of this configuration: its own instances publish what it owes");
@@ -44,7 +47,10 @@ pub(crate) async fn run(config: &Config, command: &Outbox) -> anyhow::Result<()>
             if all.iter().all(|owed| owed.id != *from) {
                 bail!("there is no deployment {from}: `trigger-dispatcher outbox list` shows all");
             }
-            let (entries, tasks) = hand_over(&connection, *from, ours.id).await?;
+            if !yes {
+                bail!("stop the instances of deployment {from} first, or tasks may reach both brokers; then say --yes");
+            }
+            let (entries, tasks) = hand_over(&connection, *from, &ours).await?;
             println!("{entries} entries ({tasks} tasks) of deployment {from} are now owed to {}", key.target);
             println!("An instance with this configuration publishes them within some 15 s.");
         }

@@ -119,6 +119,8 @@ impl<S: Source, C: Claims> Deciding<S, C> {
     /// What follows when the broker has the tasks of a claim.
     pub(super) async fn settle(&mut self, settled: Settled) {
         let Settled { request, mut claimed, ended, published } = settled;
+        // A sweeper may have to publish it still: Kafka hears of the batch with the next one.
+        let is_left = published.as_ref().is_some_and(Vec::is_empty);
         if let Some(published) = published {
             claimed.won.retain(|position| published.contains(&request.wanted[*position].text.trigger_id));
         }
@@ -129,7 +131,9 @@ impl<S: Source, C: Claims> Deciding<S, C> {
         let Some(pass) = ended else { return };
         let Pass { batch, matches, sums, .. } = *pass;
         chaos::point("before_commit");
-        self.commit(&batch).await;
+        if !is_left {
+            self.commit(&batch).await;
+        }
         chaos::point("after_commit");
         self.events.decided(&matches, sums.enqueued, sums.known, &sums.unknown_statuses);
         self.metrics.decided(&batch, &matches, sums.enqueued, sums.known);

@@ -114,12 +114,13 @@ pub async fn owed(connection: &Connection) -> Result<Vec<Owed>, StoreError> {
     rows.iter().map(read).collect::<Result<_, _>>().map_err(StoreError::Answer)
 }
 
-/// Hands what deployment `from` still owes its broker over to `to`. Returns how many entries and tasks.
+/// Hands what deployment `from` still owes its broker over to `to`; 0 is for entries of the topic that name no deployment. Returns how many
+/// entries and tasks.
 ///
 /// # Errors
 /// PostgreSQL does not answer or refuses.
-pub async fn hand_over(connection: &Connection, from: i32, to: i32) -> Result<(i64, i64), StoreError> {
-    let rows = connection.query(include_str!("sql/hand_over.sql"), &[&from, &to]).await?;
+pub async fn hand_over(connection: &Connection, from: i32, to: &Deployment) -> Result<(i64, i64), StoreError> {
+    let rows = connection.query(include_str!("sql/hand_over.sql"), &[&from, &to.id, &to.topic]).await?;
     let row = rows.first().ok_or_else(|| StoreError::Schema("the hand-over gave no row".to_owned()))?;
     Ok((row.try_get(0).map_err(StoreError::Answer)?, row.try_get(1).map_err(StoreError::Answer)?))
 }

@@ -11,6 +11,7 @@ use super::StoreError;
 use super::catalog::{Reading, fill_in};
 use super::database::Connection;
 use crate::config::{TriggerConfig, TriggerIds, WorkerGuard};
+use crate::telemetry::Seldom;
 
 /// Starts with a mark of the worker guard that must be seen before it is believed.
 const LEAST_MARKS: i64 = 3;
@@ -30,6 +31,7 @@ struct Known {
     workers_use_our_ids: AtomicBool,
     /// Whether nothing is to be read, or something has been.
     is_read: AtomicBool,
+    seldom: Seldom,
 }
 
 /// What the newest triggers of a deployment show.
@@ -67,6 +69,7 @@ impl Evidence {
             workers_are_guarded: AtomicBool::new(terms.worker_guard == WorkerGuard::Yes),
             workers_use_our_ids: AtomicBool::new(terms.trigger_ids == TriggerIds::Yes),
             is_read: AtomicBool::new(terms.worker_guard != WorkerGuard::Auto && terms.trigger_ids != TriggerIds::Auto),
+            seldom: Seldom::default(),
         }))
     }
 
@@ -101,19 +104,36 @@ impl Evidence {
     pub async fn read(&self, connection: &Connection, deployment: Option<i32>) -> Result<(), StoreError> {
         let known = &*self.0;
         let (guard, ids) = (known.guard == WorkerGuard::Auto, known.trigger_ids == TriggerIds::Auto);
-        if guard || ids {
-            let signs = signs(connection, deployment, &known.time_zone).await?;
-            if let Some(seen) = signs.workers_are_guarded().filter(|_| guard)
-                && changes(&known.workers_are_guarded, seen)
-            {
-                tracing::info!(event = "worker_guard_seen", seen, starts = signs.starts, marks = signs.marks);
+        if !guard && !ids {
+            known.is_read.store(true, Ordering::Relaxed);
+            return Ok(());
+        }
+        if ids && !known.is_read.load(Ordering::Relaxed) && was_seen(connection, deployment).await? {
+            known.workers_use_our_ids.store(true, Ordering::Relaxed);
+        }
+        let signs = match signs(connection, deployment, &known.time_zone).await {
+            Ok(signs) => signs,
+            // What is known already must do: claims go on.
+            Err(error) => {
+                connection.batch("rollback").await?;
+                if known.seldom.now("evidence_unread") {
+                    tracing::warn!(event = "evidence_unread", %error);
+                }
+                known.is_read.store(true, Ordering::Relaxed);
+                return Ok(());
             }
-            if let Some(seen) = signs.workers_use_our_ids().filter(|_| ids)
-                && changes(&known.workers_use_our_ids, seen)
-            {
-                let Signs { with_our_id, with_other_ids, .. } = signs;
-                tracing::info!(event = "trigger_ids_seen", seen, with_our_id, with_other_ids);
-            }
+        };
+        if let Some(seen) = signs.workers_are_guarded().filter(|_| guard)
+            && changes(&known.workers_are_guarded, seen)
+        {
+            tracing::info!(event = "worker_guard_seen", seen, starts = signs.starts, marks = signs.marks);
+        }
+        // Once seen, it stays so: the newest triggers may all wait in a long queue, while users run pipelines by hand.
+        if ids && signs.workers_use_our_ids() == Some(true) && changes(&known.workers_use_our_ids, true) {
+            let Signs { with_our_id, with_other_ids, .. } = signs;
+            tracing::info!(event = "trigger_ids_seen", seen = true, with_our_id, with_other_ids);
+            let sql = "update dispatcher.deployments set workers_use_our_ids = true where deployment_id = $1 and not workers_use_our_ids";
+            connection.query(sql, &[&deployment]).await?;
         }
         known.is_read.store(true, Ordering::Relaxed);
         Ok(())
@@ -125,6 +145,12 @@ fn changes(known: &AtomicBool, seen: bool) -> bool {
     known.swap(seen, Ordering::Relaxed) != seen
 }
 
+/// Whether an instance of the deployment has seen executions with our ids.
+async fn was_seen(connection: &Connection, deployment: Option<i32>) -> Result<bool, StoreError> {
+    let sql = "select from dispatcher.deployments where deployment_id = $1 and workers_use_our_ids";
+    Ok(!connection.query(sql, &[&deployment]).await?.is_empty())
+}
+
 async fn signs(connection: &Connection, deployment: Option<i32>, time_zone: &str) -> Result<Signs, StoreError> {
     let rows = connection.query(include_str!("sql/evidence_sample.sql"), &[&deployment]).await?;
     let sample: Vec<Uuid> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(StoreError::Answer)?;
@@ -134,7 +160,9 @@ async fn signs(connection: &Connection, deployment: Option<i32>, time_zone: &str
     let reading = Reading { time_zone, trusts_time: "true" };
     let sql = fill_in(connection, include_str!("sql/evidence.sql"), reading).await?;
     // PostgreSQL expects a row soon wherever it looks, and would rather read the whole table than an index.
-    connection.batch("begin read only; set local enable_seqscan = off; set local enable_bitmapscan = off").await?;
+    connection
+        .batch("begin read only; set local statement_timeout = '2s'; set local enable_seqscan = off; set local enable_bitmapscan = off")
+        .await?;
     let rows = connection.query(&sql, &[&sample]).await?;
     connection.batch("commit").await?;
     let row = rows.first().ok_or_else(|| StoreError::Schema("the evidence gave no row".to_owned()))?;

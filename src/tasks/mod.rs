@@ -16,6 +16,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::clock;
+
 pub use crate::trigger_ids::{IdSpace, trigger_id};
 pub use context::{Texts, TriggerText, id_of_place, signal_id, trigger_text};
 
@@ -43,12 +45,18 @@ pub struct Publication {
 }
 
 /// How long tasks may be published after their lease was asked for, at most. Then the publisher asks for a new one, and so holds off
-/// the sweepers, which are more patient (`store::sweep::PATIENCE`).
+/// the sweepers, which are more patient ([`PATIENCE`]).
 pub const PUBLISH_WITHIN: Duration = Duration::from_secs(5);
 
-/// Until when tasks may be published whose lease was asked for at `asked_at`.
+/// How long no sweeper takes up an outbox entry that somebody publishes.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Until when tasks may be published whose lease was asked for at `asked_at`, and granted just now. A store that is slow leaves a moment
+/// for one attempt, as long as nobody else takes the entry up; else nothing would ever be published.
 pub fn publish_by(asked_at: Instant, lease: Duration) -> Instant {
-    asked_at + (lease / 4).min(PUBLISH_WITHIN)
+    let usual = asked_at + (lease / 4).min(PUBLISH_WITHIN);
+    let last = asked_at + (lease / 2).min(PATIENCE);
+    usual.max((clock::timer() + Duration::from_secs(1)).min(last))
 }
 
 /// Where tasks go.
@@ -111,6 +119,17 @@ pub enum QueueError {
     /// The queue in memory.
     #[error(transparent)]
     Memory(#[from] TooLate),
+}
+
+impl QueueError {
+    /// Whether another publication may succeed at this moment.
+    pub fn is_about_the_publication(&self) -> bool {
+        match self {
+            Self::Redis(error) => matches!(error, redis::Error::TooLate { .. }),
+            Self::Amqp(error) => matches!(error, amqp::Error::TooLate(_) | amqp::Error::Refused(_)),
+            Self::Memory(TooLate) => true,
+        }
+    }
 }
 
 /// The publication's `publish_by` has passed, and the broker has taken nothing.

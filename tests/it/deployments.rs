@@ -82,7 +82,9 @@ async fn what_one_claimed_and_never_published_is_left_to_it_until_it_is_handed_o
     assert_eq!(list.lines().filter(owes).count(), 1, "{list}");
     assert_eq!(list.lines().filter(|line| line.contains("(this configuration)")).count(), 1, "{list}");
     let from = told["deployment"].to_string();
-    let said = moved.run(&["outbox", "move", "--from", &from]);
+    let refused = moved.run(&["outbox", "move", "--from", &from]);
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0), "the other one may run");
+    let said = moved.run(&["outbox", "move", "--from", &from, "--yes"]);
     assert!(said.status.success(), "{said:?}");
     assert!(String::from_utf8(said.stdout).unwrap().starts_with("1 entries (1 tasks)"));
     assert_eq!(scene.enqueued(1), [live]);

@@ -101,7 +101,7 @@ impl Plan {
             most_slots: *[1, 2, 4_000].choose(&mut random).unwrap(),
             waited_for: *[0, 1, 100].choose(&mut random).unwrap(),
             broker_forgets,
-            message_loss: if broker_forgets { *[0.0, 0.15, 0.5].choose(&mut random).unwrap() } else { 0.0 },
+            message_loss: if broker_forgets { *[0.15, 0.3, 0.5].choose(&mut random).unwrap() } else { 0.0 },
             worker_pace: *[1.0, 1.0, 0.3, 0.03].choose(&mut random).unwrap(),
             steps: random.random_range(150..=700),
             crashes: random.random_range(0..=4),

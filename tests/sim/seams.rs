@@ -13,7 +13,7 @@ use trigger_dispatcher::intake::{Arrival, Offsets, Position, Rejected, Source, S
 use trigger_dispatcher::store::memory::{MemoryClaims, MemoryStore, MemoryTerms, Progress, Trigger};
 use trigger_dispatcher::store::{ClaimRequest, Claims, Renewal, TakenUp, Verdict};
 use trigger_dispatcher::tasks::memory::MemoryQueue;
-use trigger_dispatcher::tasks::{PUBLISH_WITHIN, Publication, TaskQueue, publish_by};
+use trigger_dispatcher::tasks::{PATIENCE, Publication, TaskQueue, publish_by};
 use uuid::Uuid;
 
 use crate::clock;
@@ -184,7 +184,7 @@ impl Broker {
         let ledger = self.store.ledger();
         let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap();
         let (lease_ms, margin_ms) = (ms(self.terms.lease), ms(self.terms.margin));
-        let oldest_ms = clock::now_ms() - ms(PUBLISH_WITHIN.min(self.terms.lease / 4)) - ms(clock::WHILE);
+        let oldest_ms = clock::now_ms() - ms(PATIENCE.min(self.terms.lease / 2)) - ms(clock::WHILE);
         let mut wrong = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         for task in &publication.tasks {
             let Some(trigger) = ledger.get(&task.trigger_id) else { continue };

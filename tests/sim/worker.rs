@@ -89,7 +89,7 @@ impl Worker {
                 None => return false,
             },
         };
-        if self.services.chaos.strikes(Fault::MessageRedelivered, 0.1) {
+        if self.services.chaos.strikes(Fault::MessageRedelivered, 0.2) {
             self.again.push_back((task.clone(), expires_ms));
         }
         self.start(&task, expires_ms);

@@ -16,6 +16,8 @@ create table if not exists dispatcher.deployments (
     looks_back boolean not null default false,
     -- takes the rows of its topic that name no deployment: instances of the version before wrote them
     adopts boolean not null default false,
+    -- an execution with a trigger's id was seen once: since then, executions of the slot that have other ids are somebody else's
+    workers_use_our_ids boolean not null default false,
     created_at timestamptz not null default now(),
     unique (consumer_group, topic, target)
 );
@@ -25,13 +27,16 @@ update dispatcher.deployments set looks_back = true where not former_ids;
 -- get ids of their own and look back. Where some are registered already, the new ones come after them.
 insert into dispatcher.deployments (consumer_group, topic, target, former_ids, looks_back, adopts)
 select n.consumer_group, n.topic, '', n.keeps_ids, not n.keeps_ids,
-    n.is_first_of_topic and not exists (select from dispatcher.deployments d where d.topic = n.topic and d.adopts)
+    n.is_only_of_topic and not exists (select from dispatcher.deployments d where d.topic = n.topic and d.adopts)
 from (
     select p.consumer_group, p.topic,
         p.topic = coalesce(
             (select d.topic from dispatcher.deployments d where d.former_ids limit 1),
-            (select m.topic from dispatcher.progress m group by m.topic order by sum(m.consumed) desc, m.topic limit 1)) as keeps_ids,
-        row_number() over (partition by p.topic order by sum(p.consumed) desc, p.consumer_group) = 1 as is_first_of_topic
+            -- One that nobody has read for a week is gone.
+            (select m.topic from dispatcher.progress m group by m.topic
+                order by max(m.updated_at) > now() - interval '7 days' desc, sum(m.consumed) desc, m.topic limit 1)) as keeps_ids,
+        -- Of several groups nobody knows whose such a row is: an operator hands it over (outbox move --from 0).
+        count(*) over (partition by p.topic) = 1 as is_only_of_topic
     from dispatcher.progress p
     where not exists (select from dispatcher.deployments d where d.consumer_group = p.consumer_group and d.topic = p.topic)
     group by p.consumer_group, p.topic

@@ -1,9 +1,14 @@
 -- Gives up triggers ($1) of an outbox entry ($2) whose signal is too old by now. Where the broker has not got them ($3), their slots are free at
 -- once; else when their last lease ends, for a task may start until then. The entry is over if nothing of it is left to publish ($4).
 with
+-- First the entry, then the slots: in the order in which sweepers take it up.
+entry as materialized (
+    select publication_id from dispatcher.publications where publication_id = $2::uuid for update
+),
 held as materialized (
     select s.pipeline_id, s.ticker, s.trigger_id
-    from dispatcher.slots s
+    from entry
+    cross join dispatcher.slots s
     join dispatcher.triggers t on t.trigger_id = s.trigger_id
     -- Of a later attempt the broker may still have an earlier one.
     where s.trigger_id = any ($1::uuid[]) and $3::bool and t.attempt = 1

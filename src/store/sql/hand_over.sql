@@ -1,7 +1,10 @@
 -- Hands what a deployment ($1) still owes its broker over to another one ($2): the entries that wait, and the slots of their triggers.
+-- 0 is for entries of a topic ($3) that name no deployment.
 with moved as (
     update dispatcher.publications p set deployment_id = $2::integer, swept_at = null
-    where p.deployment_id = $1::integer and p.enqueued_at is null and p.lapsed_at is null
+    where p.enqueued_at is null and p.lapsed_at is null
+        and case when $1::integer > 0 then p.deployment_id = $1::integer else p.deployment_id is null and exists (
+            select from dispatcher.triggers t where t.trigger_id = any (p.trigger_ids) and t.topic = $3::text) end
     returning p.trigger_ids
 ),
 held as materialized (

@@ -9,7 +9,7 @@ named as (
 insert into dispatcher.deployments (consumer_group, topic, target, former_ids, looks_back, adopts)
 -- All deployments of a topic make the same ids: neither a change of the broker nor a group that is made anew makes a signal new.
 select $1, $2, $3, coalesce(bool_or(d.former_ids), false), coalesce(bool_or(d.looks_back), false),
-    not exists (select from dispatcher.deployments o where o.topic = $2 and o.adopts)
+    count(d.topic) = 0
 from dispatcher.deployments d
 where d.topic = $2
 having not exists (select from named)

@@ -25,6 +25,7 @@ use crate::tasks::redis::{RedisLink, TaskResult, results};
 use crate::tasks::{Publication, Queue, QueueError, TaskQueue};
 use crate::telemetry::{Metrics, Seldom};
 
+pub use crate::tasks::PATIENCE;
 pub use finished::release;
 pub(super) use unpublished::renew;
 pub use unpublished::{give_up, take_up};
@@ -34,9 +35,6 @@ pub use unstarted::{Retried, retry, unstarted};
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Rounds between two looks at tasks that never started: they are minutes old, and statements are counted.
 const RETRY_EVERY: u32 = 5;
-/// An outbox entry is left to its own instance for this long. While that lives, it renews the lease more often.
-pub const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Rounds without a failure after which a trouble is over: a publication that failed is tried again only after its patience,
 /// and the rounds between say nothing about the broker.
 const CALM_ROUNDS: u32 = 10;
@@ -99,8 +97,6 @@ pub struct Sweeper {
     finished: Finished,
     rounds: u32,
     seldom: Seldom,
-    /// For a planted bug alone.
-    seen_before: Vec<(Uuid, i32)>,
 }
 
 impl Sweeper {
@@ -124,7 +120,6 @@ impl Sweeper {
             finished: Finished::default(),
             rounds: 0,
             seldom: Seldom::default(),
-            seen_before: Vec::new(),
         }
     }
 
@@ -185,30 +180,39 @@ impl Sweeper {
         if chaos::bug(Bug::CommitBeforePublish) {
             return Ok(());
         }
-        let mut unknown = Ok(());
-        for mut taken in take_up(connection, &self.terms).await? {
+        let mut taken = take_up(connection, &self.terms).await?;
+        // Young ones first: only old ones wait for the result backend.
+        taken.sort_by_key(|entry| entry.is_old);
+        let mut failed = Ok(());
+        for entry in taken {
             chaos::point("sweep_after_take_up");
-            // Where the result backend does not answer, only old entries wait for it.
-            if let Err(error) = self.leave_started(&mut taken).await {
-                unknown = unknown.and(Err(error));
-                continue;
-            }
-            let TakenUp { publication, stale, is_started, .. } = taken;
-            if !stale.is_empty() {
-                self.leave_stale(connection, &publication, &stale).await?;
-            }
-            if !publication.tasks.is_empty() {
-                self.publish(connection, &publication).await?;
-                tracing::warn!(event = "publication_swept", publication_id = %publication.id, enqueued = publication.tasks.len());
-            } else if is_started {
-                connection.query(CONFIRM, &[&vec![publication.id]]).await?;
-                tracing::info!(event = "publication_was_there_already", publication_id = %publication.id);
-            } else if stale.is_empty() {
-                tracing::error!(event = "publication_lapsed", publication_id = %publication.id);
-                self.metrics.lapsed();
+            match self.publish_entry(connection, entry).await {
+                // What is wrong with one entry holds up no other.
+                Err(SweepError::Queue(error)) if error.is_about_the_publication() => failed = failed.and(Err(error.into())),
+                Err(error) => return Err(error),
+                Ok(()) => {}
             }
         }
-        unknown
+        failed
+    }
+
+    async fn publish_entry(&mut self, connection: &Connection, mut taken: TakenUp) -> Result<(), SweepError> {
+        self.leave_started(&mut taken).await?;
+        let TakenUp { publication, stale, is_started, .. } = taken;
+        if !stale.is_empty() {
+            self.leave_stale(connection, &publication, &stale).await?;
+        }
+        if !publication.tasks.is_empty() {
+            self.publish(connection, &publication).await?;
+            tracing::warn!(event = "publication_swept", publication_id = %publication.id, enqueued = publication.tasks.len());
+        } else if is_started {
+            connection.query(CONFIRM, &[&vec![publication.id]]).await?;
+            tracing::info!(event = "publication_was_there_already", publication_id = %publication.id);
+        } else if stale.is_empty() {
+            tracing::error!(event = "publication_lapsed", publication_id = %publication.id);
+            self.metrics.lapsed();
+        }
+        Ok(())
     }
 
     /// Gives up triggers whose signal is too old by now, unless the broker has their tasks.
@@ -255,7 +259,7 @@ impl Sweeper {
                     target,
                     entries,
                     text = "claimed for another broker or queue, and not published: run an instance with that target, or hand them \
-                        over with trigger-dispatcher outbox move --from"
+                        over with trigger-dispatcher outbox move --from N --yes"
                 );
             }
         }
@@ -284,10 +288,6 @@ impl Sweeper {
             let ids: Vec<Uuid> = seen.iter().map(|(trigger_id, _)| *trigger_id).collect();
             let known = results(backend, &ids).await?;
             seen.retain(|(trigger_id, _)| known.iter().all(|(known, _)| known != trigger_id));
-        }
-        if chaos::bug(Bug::SweepWithoutCompare) {
-            // Acts on what it saw at its last turn, whatever others have done since.
-            std::mem::swap(&mut seen, &mut self.seen_before);
         }
         if seen.is_empty() {
             return Ok(());

@@ -58,8 +58,10 @@ pub(crate) async fn renew(connection: &Connection, terms: &LeaseTerms, entry: Uu
         Some(Asked::Left) => return Ok(Renewal::Over),
         None => {}
     }
-    let sql = "select from dispatcher.publications where publication_id = $1 and enqueued_at is null and lapsed_at is null";
-    let waits = !connection.query(sql, &[&entry]).await?.is_empty();
+    // One that was handed over to another deployment is that one's to publish.
+    let sql = "select from dispatcher.publications
+        where publication_id = $1 and enqueued_at is null and lapsed_at is null and coalesce(deployment_id = $2, true)";
+    let waits = !connection.query(sql, &[&entry, &terms.deployment.id]).await?.is_empty();
     Ok(if waits { Renewal::Held } else { Renewal::Over })
 }
 
