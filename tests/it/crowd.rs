@@ -62,7 +62,10 @@ async fn every_idle_pipeline_gets_one_task_from_three_instances_one_of_which_is_
     let spoken = signals(&scene, &mut numbers);
     // The least that a broker allows: the dead instance's partitions are free again soon.
     scene.setting.set("KAFKA_CONFIG_SESSION_TIMEOUT_MS", "6000").set("KAFKA_CONFIG_HEARTBEAT_INTERVAL_MS", "1000");
-    let victim = scene.setting.start();
+    // It reads in small bites and decides twice a second, so that it has work left when it dies.
+    let mut slow = scene.setting.clone();
+    slow.set("KAFKA_CONFIG_FETCH_MESSAGE_MAX_BYTES", "8000").set("DB_QUERIES_PER_SECOND", "2");
+    let victim = slow.start();
     let others = [scene.setting.launch(), scene.setting.launch()];
     let at_kill = wait_until("the half of the signals", 60, async || {
         Some(scene.total().await).filter(|total| total.consumed >= SIGNALS / 2)

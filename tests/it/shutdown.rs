@@ -35,7 +35,7 @@ async fn sigterm_under_load_finishes_the_batch_commits_and_leaves_the_group() {
     }
     scene.topic.flush();
     // Few signals in the first batch, and half a second until the next, so that the load lasts until we are there.
-    scene.setting.set("DB_QUERIES_PER_SECOND", "2");
+    scene.setting.set("DB_QUERIES_PER_SECOND", "2").set("KAFKA_CONFIG_FETCH_MESSAGE_MAX_BYTES", "8000");
     let stopping = scene.setting.start();
     scene.decided(1).await;
     let (log, took) = (stopping.log(), stopwatch());

@@ -21,8 +21,10 @@ freed as (
     where s.pipeline_id = h.pipeline_id and s.ticker = h.ticker and s.trigger_id = h.trigger_id
 ),
 over as (
-    update dispatcher.publications set lapsed_at = now()
-    where publication_id = $2::uuid and enqueued_at is null and lapsed_at is null and $4::bool
+    -- After the lock: a row that this statement has changed already cannot be locked by it.
+    update dispatcher.publications p set lapsed_at = now()
+    from entry
+    where p.publication_id = entry.publication_id and p.enqueued_at is null and p.lapsed_at is null and $4::bool
 )
 update dispatcher.triggers t set failed_at = now(), given_up = 'stale'
 where t.trigger_id = any ($1::uuid[]) and t.publication_id = $2::uuid and t.failed_at is null
