@@ -87,7 +87,10 @@ impl World for Redis {
         let url = service("TEST_REDIS_URL");
         let mut celery = config(&url, None).celery;
         celery.task_queue = unique("queue");
-        let link = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
+        // Ten thousand messages in one reply take longer than the half second of the default, beside other tests.
+        let config = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(60)));
+        let client = redis::Client::open(url).unwrap();
+        let link = client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
         Self { celery, link: Mutex::new(link) }
     }
 

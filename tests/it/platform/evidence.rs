@@ -133,6 +133,28 @@ async fn evidence_outlives_the_slots() {
     assert!(!world.terms.evidence.trusts_time());
 }
 
+/// The newest triggers all wait in a long queue, and users run their pipelines by hand.
+#[tokio::test]
+async fn that_executions_have_our_ids_is_seen_once_for_all() {
+    let mut world = World::create().await;
+    let deployment = Some(world.lease_terms().await.deployment.id);
+    let [first, waiting] = pipelines();
+    let won = world.claim(&[first]).await;
+    world.execution_with(won[0], first, "COMPLETED").await;
+    world.read(deployment).await;
+    assert!(!world.terms.evidence.trusts_time());
+
+    world.age("8 days").await;
+    world.claim(&[waiting]).await;
+    world.execution_with(Uuid::new_v4(), waiting, "COMPLETED").await;
+    world.read(deployment).await;
+    assert!(!world.terms.evidence.trusts_time());
+    assert!(!world.starts(waiting).await, "two tasks would wait for one slot");
+    world.anew(|_| ()).await.unwrap();
+    assert!(!world.terms.evidence.trusts_time(), "a restart knows it");
+    assert!(!world.starts(waiting).await);
+}
+
 #[tokio::test]
 async fn the_operators_word_outweighs_the_evidence() {
     let database = TestDatabase::create().await;
