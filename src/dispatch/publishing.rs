@@ -10,7 +10,7 @@ use crate::chaos::{self, Bug};
 use crate::intake::{Batch, Source};
 use crate::retry::{Stopped, until_done};
 use crate::store::{ClaimRequest, Claimed, Claims, Renewal, Wanted};
-use crate::tasks::{Publication, Task, TaskQueue, publish_by};
+use crate::tasks::{Publication, Task, TaskQueue, expires, publish_by};
 
 /// A claim whose tasks the broker has, or soon will.
 pub(super) struct Settled {
@@ -93,7 +93,7 @@ impl<S: Source, C: Claims> Deciding<S, C> {
         let Terms { lease, margin, .. } = self.terms;
         let publication = Publication {
             id: request.publication_id,
-            expires: claimed.leased_until.saturating_sub(margin).unwrap_or(claimed.leased_until),
+            expires: expires(claimed.leased_until, margin),
             // Of a claim whose reply was lost the lease is older than this attempt: it has to be renewed.
             publish_by: if claimed.is_repeated { asked_at } else { publish_by(asked_at, lease) },
             tasks: won().map(task).collect(),

@@ -59,6 +59,12 @@ pub fn publish_by(asked_at: Instant, lease: Duration) -> Instant {
     usual.max((clock::timer() + Duration::from_secs(1)).min(last))
 }
 
+/// When tasks with this lease expire: before it ends, for a task that starts late must have told of it by then.
+pub fn expires(leased_until: Timestamp, margin: Duration) -> Timestamp {
+    // Both are within the years that a timestamp can hold.
+    leased_until.saturating_sub(margin).unwrap_or(leased_until)
+}
+
 /// Where tasks go.
 pub trait TaskQueue: Send {
     /// What went wrong.

@@ -94,8 +94,7 @@ impl Replay {
     }
 
     fn is_stale(&self, time_ms: i64) -> bool {
-        let age_ms = clock::unix_ms().saturating_sub(time_ms);
-        self.max_age.is_some_and(|most| u128::try_from(age_ms).is_ok_and(|age_ms| age_ms > most.as_millis()))
+        time_ms < clock::oldest_ms(clock::unix_ms(), self.max_age)
     }
 
     /// Says what became of them.

@@ -6,14 +6,14 @@ mod plan;
 mod set;
 
 use anyhow::Context as _;
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::{Offset, TopicPartitionList};
 
 use self::plan::{Found, Known};
 use super::{KAFKA_TIMEOUT, partitions, watermarks};
 use crate::config::Config;
 use crate::intake::Identity;
-use crate::intake::kafka::client_config;
+use crate::intake::kafka::{client_config, committed_offset};
 use crate::store::{Connection, Database};
 
 /// Where each partition is, and where it goes on.
@@ -143,14 +143,7 @@ impl Topic<'_> {
         list.add_partition(self.name, partition);
         let place = || format!("Kafka: offset of the group {} for {}/{partition}", self.group, self.name);
         let committed = self.consumer.committed_offsets(list, KAFKA_TIMEOUT).with_context(place)?;
-        let element = committed.find_partition(self.name, partition);
-        if let Some(element) = &element {
-            element.error().with_context(place)?;
-        }
-        let committed = match element.map(|element| element.offset()) {
-            Some(Offset::Offset(offset)) => Some(offset),
-            _ => None,
-        };
+        let committed = committed_offset(&committed, self.name, partition).with_context(place)?;
         Ok(Found { identity: self.identity.clone(), low, high, committed })
     }
 }

@@ -31,6 +31,7 @@ use crate::config::{BatchConfig, KafkaConfig};
 
 pub use self::client::client_config;
 pub use self::corrupt::is_corrupt;
+pub(crate) use self::positions::committed_offset;
 
 /// What went wrong with Kafka.
 #[derive(Debug, thiserror::Error)]

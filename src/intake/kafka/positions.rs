@@ -114,21 +114,26 @@ pub(super) fn positions(
     let mut positions = Positions { identity, ..Positions::default() };
     for start in starts {
         let (low, high) = consumer.fetch_watermarks(topic, start.partition, TIMEOUT)?;
-        let found = committed.find_partition(topic, start.partition);
-        if let Some(found) = &found {
-            // Not the same as none: reading from the beginning would decide everything again.
-            found.error()?;
-        }
-        let committed = match found.map(|found| found.offset()) {
-            Some(Offset::Offset(offset)) => Some(offset),
-            _ => None,
-        };
+        let committed = committed_offset(&committed, topic, start.partition)?;
         match position(start, &positions.identity, Extent { low, high, committed }, reset) {
             Ok(position) => positions.starts.push(position),
             Err(stopped) => positions.stopped.push(stopped),
         }
     }
     Ok(positions)
+}
+
+/// The committed offset in what Kafka has answered for a partition; `None` if the group has none there.
+///
+/// # Errors
+/// Kafka could not tell. That is not the same as none: reading from the beginning would decide everything again.
+pub(crate) fn committed_offset(answer: &TopicPartitionList, topic: &str, partition: i32) -> KafkaResult<Option<i64>> {
+    let Some(found) = answer.find_partition(topic, partition) else { return Ok(None) };
+    found.error()?;
+    Ok(match found.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    })
 }
 
 /// Where a partition goes on (docs/offsets.md).

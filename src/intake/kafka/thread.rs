@@ -198,8 +198,7 @@ impl IntakeThread {
 
     /// Fills the batch with the records that are there, and returns how many there were; waits where none is.
     fn receive(&mut self, patience: Duration) -> usize {
-        let oldest_ms =
-            self.max_age.map_or(i64::MIN, |age| clock::unix_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        let oldest_ms = clock::oldest_ms(clock::unix_ms(), self.max_age);
         let (mut arrived, mut errors) = (None, Vec::new());
         let Self { consumer, pending, assignment, watch, .. } = self;
         let taken = consumer.take(patience, |record| {

@@ -138,7 +138,7 @@ impl State {
     }
 
     fn is_stale(&self, terms: &MemoryTerms, trigger_id: Uuid, now_ms: i64) -> bool {
-        let oldest_ms = terms.max_age.map_or(i64::MIN, |age| now_ms.saturating_sub(milliseconds(age)));
+        let oldest_ms = clock::oldest_ms(now_ms, terms.max_age);
         self.triggers.get(&trigger_id).is_some_and(|trigger| trigger.record_time_ms < oldest_ms)
     }
 }

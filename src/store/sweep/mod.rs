@@ -22,7 +22,7 @@ use crate::chaos::{self, Bug};
 use crate::config::TriggerConfig;
 use crate::retry::Backoff;
 use crate::tasks::redis::{RedisLink, TaskResult, results};
-use crate::tasks::{Publication, Queue, QueueError, TaskQueue};
+use crate::tasks::{Publication, Queue, QueueError, TaskQueue, expires};
 use crate::telemetry::{Metrics, Seldom};
 
 pub use crate::tasks::PATIENCE;
@@ -65,8 +65,7 @@ impl LeaseTerms {
 
     /// When a task with this lease expires.
     pub fn expires(&self, leased_until: jiff::Timestamp) -> jiff::Timestamp {
-        // Both are within the years that a timestamp can hold.
-        leased_until.saturating_sub(self.margin).unwrap_or(leased_until)
+        expires(leased_until, self.margin)
     }
 }
 

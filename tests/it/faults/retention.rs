@@ -3,45 +3,13 @@
 use serde_json::Value;
 
 use crate::support::dispatcher::Instance;
-use crate::support::scene::{Progress, Scene, signal};
+use crate::support::partitions::{five_each, output, reaches, send};
 use crate::support::wait_until;
-
-/// Sends `count` signals to a partition.
-fn send(scene: &Scene, partition: i32, count: usize) {
-    for _ in 0..count {
-        scene.topic.send_json(partition, &signal(&uuid::Uuid::new_v4().to_string(), "NOBODY"));
-    }
-    scene.topic.flush();
-}
-
-async fn reaches(scene: &Scene, offsets: [i64; 2]) -> Vec<Progress> {
-    wait_until(&format!("{offsets:?}"), 60, async || {
-        let progress = scene.progress().await;
-        (progress.iter().map(|one| one.next_offset).eq(offsets.map(Some))).then_some(progress)
-    })
-    .await
-}
 
 fn alarm(dispatcher: &Instance) -> [Option<i64>; 4] {
     let alarm = dispatcher.wait_for_event("partition_stopped");
     assert_eq!(alarm["level"], "error");
     ["partition", "next_offset", "low", "high"].map(|field| alarm[field].as_i64())
-}
-
-fn output(scene: &Scene, arguments: &[&str]) -> String {
-    let output = scene.setting.run(arguments);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Two partitions with five decided records each.
-async fn five_each() -> (Scene, Instance) {
-    let scene = Scene::new(2).await;
-    let dispatcher = scene.setting.start();
-    send(&scene, 0, 5);
-    send(&scene, 1, 5);
-    reaches(&scene, [5, 5]).await;
-    (scene, dispatcher)
 }
 
 #[tokio::test]

@@ -1,18 +1,8 @@
 //! The offsets that the store keeps are of one cluster and one topic: on another one they mean other records.
 
-use super::{output, reaches, send, set, stopped};
+use super::{five_each, output, reaches, send, set, stopped};
 use crate::support::scene::Scene;
 use crate::support::wait_until;
-
-/// Two partitions with five decided records each, and their instance.
-async fn five_each() -> (Scene, crate::support::dispatcher::Instance) {
-    let scene = Scene::new(2).await;
-    let dispatcher = scene.setting.start();
-    send(&scene, 0, 5);
-    send(&scene, 1, 5);
-    reaches(&scene, [5, 5]).await;
-    (scene, dispatcher)
-}
 
 /// With `latest`, records that come while nobody runs are lost only before the very first start.
 #[tokio::test]

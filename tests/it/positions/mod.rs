@@ -7,32 +7,8 @@ mod replay;
 mod set;
 
 use crate::support::dispatcher::Instance;
-use crate::support::scene::{Progress, Scene, signal};
-use crate::support::wait_until;
-
-/// Sends signals that nobody watches to a partition.
-fn send(scene: &Scene, partition: i32, count: usize) {
-    for _ in 0..count {
-        scene.topic.send_json(partition, &signal(&uuid::Uuid::new_v4().to_string(), "NOBODY"));
-    }
-    scene.topic.flush();
-}
-
-/// Waits until the partitions are decided up to these offsets.
-async fn reaches<const N: usize>(scene: &Scene, offsets: [i64; N]) -> Vec<Progress> {
-    wait_until(&format!("{offsets:?}"), 60, async || {
-        let progress = scene.progress().await;
-        progress.iter().map(|one| one.next_offset).eq(offsets.map(Some)).then_some(progress)
-    })
-    .await
-}
-
-/// What a command that succeeds prints.
-fn output(scene: &Scene, arguments: &[&str]) -> String {
-    let output = scene.setting.run(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
+use crate::support::partitions::{five_each, output, reaches, send};
+use crate::support::scene::Scene;
 
 /// The one line with which a command refuses.
 fn refusal(scene: &Scene, arguments: &[&str]) -> String {
