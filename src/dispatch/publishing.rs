@@ -119,7 +119,7 @@ impl<S: Source, C: Claims> Deciding<S, C> {
     /// What follows when the broker has the tasks of a claim.
     pub(super) async fn settle(&mut self, settled: Settled) {
         let Settled { request, mut claimed, ended, published } = settled;
-        // A sweeper may have to publish it still: Kafka hears of the batch with the next one.
+        // A sweeper may still have to publish these tasks, so this batch is not committed to Kafka. The commit of a later batch covers it.
         let is_left = published.as_ref().is_some_and(Vec::is_empty);
         if let Some(published) = published {
             claimed.won.retain(|position| published.contains(&request.wanted[*position].text.trigger_id));

@@ -127,7 +127,8 @@ fn origin(message: &BorrowedMessage<'_>) -> Origin {
         let partition = i32::try_from(number("dead-letter-partition")?).ok()?;
         Some((read("dead-letter-topic")?, partition, number("dead-letter-offset")?))
     };
-    // Somebody else's letter: its own place is as good, for it never changes either.
+    // Another program wrote this dead letter, so it does not name the original record. The letter's own place never changes either,
+    // and so gives the same id at each replay.
     let (topic, partition, offset) =
         place().unwrap_or_else(|| (message.topic().to_owned(), message.partition(), message.offset()));
     Origin { time_ms, signal_id: id_of_place(&topic, partition, offset, time_ms) }

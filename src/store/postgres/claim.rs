@@ -90,7 +90,7 @@ impl PostgresClaims {
     async fn repeated(&self, connection: &Connection, request: &ClaimRequest) -> Result<Verdict, StoreError> {
         let rows = connection
             .query(
-                // A sweeper may have renewed some of the leases: the one that ends first comes last, and counts for all.
+                // A sweeper may have renewed some of the leases. The earliest end counts for all tasks, so it is read last.
                 "select t.trigger_id, (extract(epoch from t.leased_until) * 1000000)::bigint
                  from dispatcher.publications p
                  join dispatcher.triggers t on t.trigger_id = any (p.trigger_ids) and t.publication_id = p.publication_id

@@ -1,5 +1,6 @@
--- Gives up triggers ($1) of an outbox entry ($2) whose signal is too old by now. Where the broker has not got them ($3), their slots are free at
--- once; else when their last lease ends, for a task may start until then. The entry is over if nothing of it is left to publish ($4).
+-- Gives up triggers ($1) of an outbox entry ($2), because their signals have passed the maximum age.
+-- If the broker does not have their tasks ($3), this statement frees their slots. Otherwise a task may still start, and each slot stays
+-- held until its lease ends. If the entry has no other task to publish ($4), it is closed too.
 with
 -- First the entry, then the slots: in the order in which sweepers take it up.
 entry as materialized (

@@ -1,6 +1,7 @@
--- Frees slots whose task is over by its result: those that ran to their end ($1), and those that were revoked or expired ($2). All attempts of a
--- trigger share its task id, so a result speaks of the slot only while there was one attempt; and a task that was taken up may be
--- in the broker twice, so that the first one expires while the second one waits. The end of the lease frees those ($3 asks nothing).
+-- Frees slots by the results of their tasks: $1 ended, $2 were revoked or expired.
+-- All attempts of a trigger share one task id. After a second attempt nobody can tell which of them a result belongs to, so the slot
+-- stays held. The broker may hold a task twice if a sweeper took up its outbox entry: one copy can expire while the other still
+-- waits, so an expiry frees no such slot. In both cases the end of the lease frees it. $3 (a planted bug) skips these checks.
 with held as materialized (
     select s.pipeline_id, s.ticker
     from dispatcher.slots s

@@ -19,8 +19,9 @@ due as materialized (
 held as materialized (
     select s.pipeline_id, s.ticker, t.publication_id, t.trigger_id,
         coalesce(coalesce(t.signal_time, t.claimed_at) < now() - make_interval(secs => $6::float8), false) as stale,
-        -- A trace of a start: the broker had the task. Executions that the workers gave ids of their own are a trace only of an entry
-        -- that is so old ($8) that its guard may be gone; a younger one might take a run by somebody else for its own.
+        -- Has the task started? A mark of the worker guard or an execution with the trigger's id proves it. An execution with another id
+        -- counts only if the entry is older than $8, when Redis may have lost the guard against a second publication. For a younger entry
+        -- that execution may be a run that a user started by hand.
         exists (select from dispatcher.starts g where g.trigger_id = t.trigger_id)
             or {by_id}
             or due.claimed_at < now() - make_interval(secs => $8::float8) and {trusts_time} and {by_time} as started

@@ -149,8 +149,8 @@ impl Sweeper {
         Ok(())
     }
 
-    /// One round. A broker that is down keeps no slot from being released, and a result backend no task from being published, but for
-    /// entries that are so old that only it may know of their start.
+    /// One round. If the broker is down, slots are released all the same. If the result backend is down, young entries are published all
+    /// the same; old entries wait, because only the result backend may know that their tasks have started.
     ///
     /// # Errors
     /// The store, the broker or the result backend does not answer; the first of these errors. The next round begins anew.
