@@ -10,6 +10,7 @@ use crate::dispatch::{Dispatcher, MOST_SLOTS, Terms, WAITED_FOR, Waits};
 use crate::intake::kafka::KafkaSource;
 use crate::retry::{Backoff, until_done};
 use crate::store::deployment::{Deployment, DeploymentKey, register};
+use crate::store::notify::{Notice, notices};
 use crate::store::postgres::{ClaimTerms, PostgresClaims};
 use crate::store::refresh::Refresher;
 use crate::store::sweep::{LeaseTerms, Sweeper};
@@ -77,7 +78,7 @@ async fn flow(
     let lease_terms = LeaseTerms::new(deployment, &config.trigger, terms.evidence.clone());
     let sweeper =
         Sweeper::new(database.clone(), sweepers_queue, results, lease_terms, config.trigger.clone(), Arc::clone(&metrics));
-    let upkeep = Upkeep::new(database.clone(), config.ledger);
+    let upkeep = Upkeep::new(database.clone(), config.ledger, &config.trigger);
     let source = KafkaSource::connect(&config.kafka, &config.batch, config.trigger.max_signal_age, config.process.stall)?;
     let mut dispatcher = Dispatcher {
         source,
@@ -119,7 +120,7 @@ async fn flow(
 async fn prepare(config: &Config, database: &Database) -> Result<Deployment, StoreError> {
     let version = if config.postgres.auto_migrate {
         let migrated = migrate::migrate(database).await?;
-        tracing::info!(event = "migrated", from = migrated.from, to = migrated.to, notifying = ?migrated.notifying, silent = ?migrated.silent);
+        tracing::info!(event = "migrated", from = migrated.from, to = migrated.to);
         migrated.to
     } else {
         migrate::check(database).await?
@@ -129,7 +130,15 @@ async fn prepare(config: &Config, database: &Database) -> Result<Deployment, Sto
         tracing::warn!(event = "schema_newer", version, known = migrate::KNOWN, text);
     }
     let key = DeploymentKey::new(config);
-    let deployment = register(&database.connect().await?, &key).await?;
+    let connection = database.connect().await?;
+    for (table, notice) in notices(&connection).await? {
+        if notice == Notice::ToldByColumns {
+            tracing::warn!(event = "notify_triggers_outdated", table, text = notice.text());
+        } else {
+            tracing::info!(event = "rule_changes", table, text = notice.text());
+        }
+    }
+    let deployment = register(&connection, &key).await?;
     tracing::info!(event = "deployment", id = deployment.id, group = key.group, topic = key.topic, target = key.target);
     Ok(deployment)
 }

@@ -53,11 +53,13 @@ pub enum Bug {
     ResultById,
     /// Records that another member of the group has decided are decided again.
     CommittedIgnored,
+    /// A known signal is skipped by its position, so that n records with one id cost n claims.
+    SkipByPosition,
 }
 
 impl Bug {
     /// Every bug, with its name.
-    pub const ALL: [(&'static str, Self); 12] = [
+    pub const ALL: [(&'static str, Self); 13] = [
         ("commit_before_publish", Self::CommitBeforePublish),
         ("publish_error_swallowed", Self::PublishErrorSwallowed),
         ("no_conflict_key", Self::NoConflictKey),
@@ -70,6 +72,7 @@ impl Bug {
         ("sweep_of_others", Self::SweepOfOthers),
         ("result_by_id", Self::ResultById),
         ("committed_ignored", Self::CommittedIgnored),
+        ("skip_by_position", Self::SkipByPosition),
     ];
 }
 

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::{dead_letters, demo, health, migrate, offsets, outbox, prune};
-use crate::config::{Config, Environment, Problems, env_example, help};
+use crate::config::{Config, Environment, ProcessConfig, Problems, ReplayConfig, StoreConfig, TopicConfig, env_example, help};
 use crate::{app, supervise, telemetry};
 
 /// Wrong usage or configuration, as `sysexits.h` counts.
@@ -102,12 +102,12 @@ fn execute(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Demo(options) => runtime.block_on(demo::run(options)),
-        Command::Offsets(command) => runtime.block_on(async { offsets::run(&configuration()?, &command).await }),
+        Command::Offsets(command) => runtime.block_on(async { offsets::run(&TopicConfig::read(&environment()?)?, &command).await }),
         Command::Outbox(command) => runtime.block_on(async { outbox::run(&configuration()?, &command).await }),
-        Command::DeadLetters(command) => runtime.block_on(async { dead_letters::run(&configuration()?, &command).await }),
-        Command::Prune(command) => runtime.block_on(async { prune::run(&configuration()?, &command).await }),
-        Command::Health => runtime.block_on(health::run(&configuration()?)),
-        Command::Migrate(command) => runtime.block_on(async { migrate::run(&configuration()?, &command).await }),
+        Command::DeadLetters(command) => runtime.block_on(async { dead_letters::run(&ReplayConfig::read(&environment()?)?, &command).await }),
+        Command::Prune(command) => runtime.block_on(async { prune::run(&StoreConfig::read(&environment()?)?, &command).await }),
+        Command::Health => runtime.block_on(async { health::run(&ProcessConfig::alone(&environment()?)?).await }),
+        Command::Migrate(command) => runtime.block_on(async { migrate::run(&StoreConfig::read(&environment()?)?, &command).await }),
         Command::Run => runtime.block_on(async {
             let config = configuration()?;
             telemetry::start_logs(&config.process);
@@ -122,5 +122,9 @@ fn execute(command: Command) -> anyhow::Result<()> {
 }
 
 fn configuration() -> anyhow::Result<Config> {
-    Ok(Config::read(&Environment::load(Path::new(".env"))?)?)
+    Ok(Config::read(&environment()?)?)
+}
+
+fn environment() -> anyhow::Result<Environment> {
+    Ok(Environment::load(Path::new(".env"))?)
 }

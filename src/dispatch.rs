@@ -11,6 +11,7 @@ mod backlog;
 mod outbox;
 mod pass;
 mod publishing;
+mod width;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use self::backlog::Backlog;
 use self::outbox::{Left, Outbox};
 use self::pass::{Begun, Pass};
 use self::publishing::Settled;
+use self::width::{narrower, wider};
 use crate::chaos;
 use crate::clock;
 use crate::config::{CeleryConfig, Scope};
@@ -127,7 +129,8 @@ impl<S: Source, C: Claims, Q: TaskQueue + 'static> Dispatcher<S, C, Q> {
         let Self { source, claims, queue, rules, terms, events, metrics, waits, stop } = self;
         let mut outbox = Outbox::new(queue, stop.clone(), Arc::clone(&metrics));
         let (backlog, begun) = (Backlog::default(), Begun::new());
-        let mut deciding = Deciding { source, claims, rules, terms, events, metrics, waits, stop, backlog, begun };
+        let widest = terms.most_slots;
+        let mut deciding = Deciding { source, claims, rules, terms, widest, events, metrics, waits, stop, backlog, begun };
         let ended = deciding.run(&mut outbox).await;
         // What was claimed leaves before we do, if the broker takes it now.
         deciding.stop.cancel();
@@ -151,7 +154,9 @@ struct Deciding<S, C> {
     source: S,
     claims: C,
     rules: SharedRules,
+    /// Its `most_slots` is less than `widest` while claims take too long.
     terms: Terms,
+    widest: usize,
     events: Events,
     metrics: Arc<Metrics>,
     waits: Waits,
@@ -314,11 +319,19 @@ impl<S: Source, C: Claims> Deciding<S, C> {
             };
             match until_done(&mut waits.claim, stop, claim).await? {
                 Verdict::Claimed(claimed) => {
+                    self.events.known(&pass.batch, pass.leaders(&claimed.known));
                     pass.decided(&request, &claimed, &mut self.begun);
+                    self.terms.most_slots = wider(self.terms.most_slots, self.widest, asked_at.elapsed());
                     return Ok(Some(Decided { request, claimed, asked_at }));
                 }
                 // Another signal of the batch may lead where the ledger knows the first.
-                Verdict::Known(positions) => pass.skip(&positions, &self.terms),
+                Verdict::Known(positions) => {
+                    self.events.known(&pass.batch, pass.leaders(&positions));
+                    pass.skip(&positions, &self.terms);
+                }
+                // Nothing happened, so a stop need not wait for it.
+                Verdict::TimedOut if self.stop.is_cancelled() => return Err(Stopped),
+                Verdict::TimedOut => self.terms.most_slots = narrower(request.wanted.len()),
                 // A good signal must not be blamed for the text of one that joined it.
                 Verdict::Refused(_) if pass.use_own_words() => {}
                 Verdict::Refused(positions) => {

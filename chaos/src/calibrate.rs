@@ -14,9 +14,10 @@ use crate::plan::{Fault, Plan, Step};
 use crate::run;
 
 /// Bugs that no schedule of the harness provokes, and why. The simulation plants them (tests/sim).
-const LEFT_OUT: [(&str, &str); 2] = [
+const LEFT_OUT: [(&str, &str); 3] = [
     ("result_by_id", "the harness's worker writes no results to a result backend"),
     ("committed_ignored", "no other program commits offsets for the group"),
+    ("skip_by_position", "the harness does not count claims, and a run has too few records with one id to be slow"),
 ];
 
 /// Whether every bug was found, and no sound program accused.
@@ -139,7 +140,7 @@ fn schedule(bug: Bug, seed: u64) -> Option<Plan> {
                 ..plan
             }
         }
-        Bug::ResultById | Bug::CommittedIgnored => return None,
+        Bug::ResultById | Bug::CommittedIgnored | Bug::SkipByPosition => return None,
     };
     Some(plan)
 }

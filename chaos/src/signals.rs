@@ -1,4 +1,4 @@
-//! What is sent: signals, bad records in 30 kinds, old records, and signals that come again. Each is a function of the seed
+//! What is sent: signals, bad records in 30 kinds, old records, signals that come again, and different signals with one id. Each is a function of the seed
 //! and its number, so nothing needs to be remembered to know what a record was.
 
 use serde_json::json;
@@ -55,9 +55,13 @@ impl Signals {
         Dice::new(self.seed, number.wrapping_mul(2).wrapping_add(1))
     }
 
-    /// The id that a signal states; one in twenty states none.
+    /// The id that a signal states. One in twenty states none, and another one comes from a producer with one id for everything.
     pub(crate) fn signal_id(self, origin: u64) -> Option<String> {
-        (!origin.is_multiple_of(20)).then(|| format!("chaos-{}-{origin}", self.seed))
+        match origin % 20 {
+            0 => None,
+            1 => Some("None".to_owned()),
+            _ => Some(format!("chaos-{}-{origin}", self.seed)),
+        }
     }
 
     /// The bytes of a record; `None` is a tombstone.

@@ -7,12 +7,12 @@ use anyhow::{Context as _, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::config::Config;
+use crate::config::ProcessConfig;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-pub(crate) async fn run(config: &Config) -> anyhow::Result<()> {
-    let address = reachable(config.process.http_address);
+pub(crate) async fn run(config: &ProcessConfig) -> anyhow::Result<()> {
+    let address = reachable(config.http_address);
     tokio::time::timeout(TIMEOUT, ask(address)).await.with_context(|| format!("{address} does not answer within {TIMEOUT:?}"))?
 }
 

@@ -2,8 +2,8 @@
 #![expect(clippy::print_stdout, reason = "the command's answer")]
 
 use super::prune;
-use crate::config::Config;
-use crate::store::Database;
+use crate::config::StoreConfig;
+use crate::store::{Database, notify};
 use crate::store::migrate::{KNOWN, allow, migrate};
 
 /// Make or update the schema, or prepare it for an older program.
@@ -13,17 +13,21 @@ pub(crate) struct Migrate {
     /// forgets that later versions were made; their tables and columns stay, and the next `migrate` takes them over.
     #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u16).range(1..))]
     allow_version: Option<u16>,
+    /// Also add triggers to the platform's tables `pipelines` and `scanners` that tell changes of the rules at once (NOTIFY), as their
+    /// owner. Without them changes are seen every `CACHE_REFRESH_INTERVAL_SECONDS`.
+    #[arg(long, conflicts_with = "allow_version")]
+    install_notify: bool,
 }
 
-pub(crate) async fn run(config: &Config, command: &Migrate) -> anyhow::Result<()> {
+pub(crate) async fn run(config: &StoreConfig, command: &Migrate) -> anyhow::Result<()> {
     let database = Database::new(&config.postgres);
     match command.allow_version {
         Some(version) => go_back(&database, version.into()).await,
-        None => go_forward(config, &database).await,
+        None => go_forward(config, &database, command.install_notify).await,
     }
 }
 
-async fn go_forward(config: &Config, database: &Database) -> anyhow::Result<()> {
+async fn go_forward(config: &StoreConfig, database: &Database, install_notify: bool) -> anyhow::Result<()> {
     let migrated = migrate(database).await?;
     if migrated.to > KNOWN {
         println!(
@@ -33,15 +37,12 @@ async fn go_forward(config: &Config, database: &Database) -> anyhow::Result<()> 
         return Ok(());
     }
     println!("schema dispatcher: version {} (was {})", migrated.to, migrated.from);
-    for (tables, text) in [
-        (&migrated.notifying, "changes are seen at once"),
-        (&migrated.silent, "no right to make a trigger, or the table is locked: changes are seen at the next refresh"),
-    ] {
-        for table in tables {
-            println!("{table}: {text}");
-        }
+    let connection = database.connect().await?;
+    let notices = if install_notify { notify::install(&connection).await? } else { notify::notices(&connection).await? };
+    for (table, notice) in notices {
+        println!("{table}: {}", notice.text());
     }
-    prune::prepare(&database.connect().await?, config.ledger).await
+    prune::prepare(&connection, config.ledger).await
 }
 
 async fn go_back(database: &Database, version: usize) -> anyhow::Result<()> {

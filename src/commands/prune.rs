@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use crate::config::{Config, Days, LedgerConfig, Problems};
+use crate::config::{Days, LedgerConfig, Problems, StoreConfig};
 use crate::store::upkeep::{self, BY_ROW, Old, Outcome, Prepared};
 use crate::store::{Connection, Database, StoreError};
 
@@ -29,7 +29,7 @@ fn days(text: &str) -> Result<Days, String> {
     number.and_then(Days::new).ok_or("expected a number of days, e.g. 30d".to_owned())
 }
 
-pub(crate) async fn run(config: &Config, command: &Prune) -> anyhow::Result<()> {
+pub(crate) async fn run(config: &StoreConfig, command: &Prune) -> anyhow::Result<()> {
     let Some(retention) = command.older_than.or(config.ledger.retention) else {
         bail!(Problems::one("LEDGER_RETENTION_DAYS", "is not set, and there is no --older-than: the ledger is kept for ever"));
     };
@@ -55,7 +55,7 @@ async fn show(connection: &Connection, retention: Days) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn prune(connection: &Connection, config: &Config, retention: Days) -> anyhow::Result<()> {
+async fn prune(connection: &Connection, config: &StoreConfig, retention: Days) -> anyhow::Result<()> {
     prepare(connection, config.ledger).await?;
     for old in upkeep::old_partitions(connection, retention).await? {
         // Who is before us may only be making a partition: whoever asks for a prune wants it done.

@@ -18,6 +18,7 @@ pub use batch::{BatchConfig, Flush};
 pub use broker_url::{AmqpAddress, Broker, CertificateCheck, RedisAddress, RedisEndpoint, RedisTls};
 pub use celery::{Argument, CeleryConfig, ResultBackend};
 pub use environment::{Environment, Problem, Problems};
+use environment::Reader;
 pub use kafka::{KafkaConfig, OffsetReset};
 pub use ledger::{Days, LedgerConfig};
 pub use postgres::{PostgresConfig, SslMode};
@@ -50,23 +51,114 @@ impl Config {
     /// # Errors
     /// All mistakes at once, in the order of the variables' list.
     pub fn read(environment: &Environment) -> Result<Self, Problems> {
-        let mut reader = environment.reader();
-        let kafka = KafkaConfig::read(&mut reader);
-        let batch = BatchConfig::read(&mut reader);
-        let postgres = PostgresConfig::read(&mut reader);
-        let celery = CeleryConfig::read(&mut reader);
-        let trigger = TriggerConfig::read(&mut reader);
-        let ledger = LedgerConfig::read(&mut reader, trigger.as_ref());
-        let process = ProcessConfig::read(&mut reader);
-        reader.finish()?;
-        match (kafka, batch, postgres, celery, trigger, ledger, process) {
-            (Some(kafka), Some(batch), Some(postgres), Some(celery), Some(trigger), Some(ledger), Some(process)) => {
-                Ok(Self { kafka, batch, postgres, celery, trigger, ledger, process })
-            }
-            // A section is absent only after it has reported a problem, and then `finish` has returned it.
-            _ => Err(Problems::default()),
-        }
+        read(environment, |reader| {
+            let kafka = KafkaConfig::read(reader);
+            let batch = BatchConfig::read(reader);
+            let postgres = PostgresConfig::read(reader);
+            let celery = CeleryConfig::read(reader);
+            let trigger = TriggerConfig::read(reader);
+            let ledger = LedgerConfig::read(reader, trigger.as_ref());
+            let process = ProcessConfig::read(reader);
+            Some(Self {
+                kafka: kafka?,
+                batch: batch?,
+                postgres: postgres?,
+                celery: celery?,
+                trigger: trigger?,
+                ledger: ledger?,
+                process: process?,
+            })
+        })
     }
+}
+
+/// What commands need that touch nothing but PostgreSQL.
+#[derive(Debug, Clone)]
+pub struct StoreConfig {
+    /// Where our ledger is.
+    pub postgres: PostgresConfig,
+    /// What a trigger is: the ledger must be kept as long as one may come again.
+    pub trigger: TriggerConfig,
+    /// How long the ledger is kept.
+    pub ledger: LedgerConfig,
+}
+
+impl StoreConfig {
+    /// Reads and checks these variables only.
+    ///
+    /// # Errors
+    /// All mistakes in them.
+    pub fn read(environment: &Environment) -> Result<Self, Problems> {
+        read(environment, |reader| {
+            let postgres = PostgresConfig::read(reader);
+            let trigger = TriggerConfig::read(reader);
+            let ledger = LedgerConfig::read(reader, trigger.as_ref());
+            Some(Self { postgres: postgres?, trigger: trigger?, ledger: ledger? })
+        })
+    }
+}
+
+/// What commands need that look at the topic, and at what is decided of it.
+#[derive(Debug, Clone)]
+pub struct TopicConfig {
+    /// Where signals come from.
+    pub kafka: KafkaConfig,
+    /// Where our ledger is.
+    pub postgres: PostgresConfig,
+}
+
+impl TopicConfig {
+    /// Reads and checks these variables only.
+    ///
+    /// # Errors
+    /// All mistakes in them.
+    pub fn read(environment: &Environment) -> Result<Self, Problems> {
+        read(environment, |reader| {
+            let (kafka, postgres) = (KafkaConfig::read(reader), PostgresConfig::read(reader));
+            Some(Self { kafka: kafka?, postgres: postgres? })
+        })
+    }
+}
+
+/// What commands need that send records to the topic again.
+#[derive(Debug, Clone)]
+pub struct ReplayConfig {
+    /// Where signals come from.
+    pub kafka: KafkaConfig,
+    /// How old a signal may be.
+    pub trigger: TriggerConfig,
+}
+
+impl ReplayConfig {
+    /// Reads and checks these variables only.
+    ///
+    /// # Errors
+    /// All mistakes in them.
+    pub fn read(environment: &Environment) -> Result<Self, Problems> {
+        read(environment, |reader| {
+            let (kafka, trigger) = (KafkaConfig::read(reader), TriggerConfig::read(reader));
+            Some(Self { kafka: kafka?, trigger: trigger? })
+        })
+    }
+}
+
+impl ProcessConfig {
+    /// Reads and checks these variables only.
+    ///
+    /// # Errors
+    /// All mistakes in them.
+    pub fn alone(environment: &Environment) -> Result<Self, Problems> {
+        read(environment, Self::read)
+    }
+}
+
+/// Reads a part of the configuration, and reports every mistake in it.
+fn read<T>(environment: &Environment, part: impl FnOnce(&mut Reader<'_>) -> Option<T>) -> Result<T, Problems> {
+    let mut reader = environment.reader();
+    let value = part(&mut reader);
+    reader.finish()?;
+    // A part is absent only after it has reported a problem, and then `finish` has returned it.
+    value.ok_or_else(Problems::default)
 }
 
 #[cfg(test)]

@@ -64,6 +64,8 @@ pub struct TriggerConfig {
     pub active_statuses: BTreeSet<String>,
     /// Statuses, in lower case, of an execution that is over. Any other status counts as active.
     pub over_statuses: BTreeSet<String>,
+    /// How old an active execution may be that keeps its pipeline busy; `None` is no limit.
+    pub execution_max_age: Option<Duration>,
     /// The zone of the times in `executions.created_at`, where the column has none.
     pub executions_time_zone: String,
     /// Whether executions have the ids of our triggers.
@@ -92,6 +94,10 @@ impl TriggerConfig {
             .choice("TRIGGER_WORKER_GUARD", &[("auto", WorkerGuard::Auto), ("yes", WorkerGuard::Yes), ("no", WorkerGuard::No)]);
         let max_signal_age = reader.seconds("MAX_SIGNAL_AGE_SECONDS", 0.0, 1e9);
         let refresh_interval = reader.seconds("CACHE_REFRESH_INTERVAL_SECONDS", 0.1, 86_400.0);
+        let execution_max_age = match reader.optional("EXECUTION_MAX_AGE_SECONDS") {
+            Some(_) => Some(reader.seconds("EXECUTION_MAX_AGE_SECONDS", 60.0, 1e9)?),
+            None => None,
+        };
         let executions_time_zone = time_zone(reader);
         let trigger_ids = reader.choice(
             "EXECUTIONS_HAVE_TRIGGER_IDS",
@@ -122,6 +128,7 @@ impl TriggerConfig {
             refresh_interval: refresh_interval?,
             active_statuses,
             over_statuses,
+            execution_max_age,
             executions_time_zone: executions_time_zone?,
             trigger_ids: trigger_ids?,
         })

@@ -62,6 +62,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("TRIGGER_WORKER_GUARD", Some("auto"), "auto|yes|no", "whether workers let one start happen for each task; auto: when most of our newest triggers have a mark in dispatcher.starts"),
     variable("EXECUTION_ACTIVE_STATUSES", Some("pending,queued,running,started,retry,monitoring,paused,awaiting_approval,communication_error,needs_reconciliation"), "names", "statuses that keep a pipeline busy; so does any unknown one"),
     variable("EXECUTION_OVER_STATUSES", Some("completed,succeeded,success,failed,failure,error,cancelled,canceled,skipped,revoked,expired,rejected"), "names", "statuses of an execution that is over"),
+    variable("EXECUTION_MAX_AGE_SECONDS", None, "seconds", "an active execution that was made longer ago keeps no pipeline busy any more: its worker must be dead. No limit when not set"),
     variable("EXECUTIONS_TIME_ZONE", Some("UTC"), "time zone", "the zone of the times in executions.created_at, where the column is a timestamp without time zone"),
     variable("EXECUTIONS_HAVE_TRIGGER_IDS", Some("auto"), "auto|yes|no", "whether workers give their executions the id of the task; auto: when an execution of our newest triggers has it. Then no other execution frees a slot whose task waits"),
     variable("LEDGER_RETENTION_DAYS", None, "days", "how long triggers are remembered; `run` forgets older ones by and by, and none when not set"),

@@ -1,6 +1,7 @@
 //! How the platform's tables look: they may have other types, more columns, or lack the optional ones.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::StoreError;
 use super::database::Connection;
@@ -53,9 +54,11 @@ impl Columns {
 pub(super) async fn columns<const N: usize>(connection: &Connection, tables: [&str; N]) -> Result<[Columns; N], StoreError> {
     let rows = connection
         .query(
-            "select t.name, a.attname::text, format_type(a.atttypid, null), a.attnotnull
+            // Of a domain the type that it is made of.
+            "select t.name, a.attname::text, format_type(coalesce(nullif(y.typbasetype, 0), y.oid), null), a.attnotnull
              from unnest($1::text[]) as t (name)
-             join pg_attribute a on a.attrelid = to_regclass(t.name) and a.attnum > 0 and not a.attisdropped",
+             join pg_attribute a on a.attrelid = to_regclass(t.name) and a.attnum > 0 and not a.attisdropped
+             join pg_type y on y.oid = a.atttypid",
             &[&tables.as_slice()],
         )
         .await?;
@@ -78,12 +81,14 @@ pub(super) struct Reading<'a> {
     pub(super) time_zone: &'a str,
     /// The statement's parameter that says whether an execution made after a claim ends it, such as `$2::bool`.
     pub(super) trusts_time: &'a str,
+    /// How old an active execution may be that keeps its pipeline busy (`EXECUTION_MAX_AGE_SECONDS`).
+    pub(super) max_age: Option<Duration>,
 }
 
 /// One of our statements, filled in for the platform's executions table, once a session: a table that is altered ends the session
 /// by its first error, and the next one looks anew.
 pub(super) async fn fill_in(connection: &Connection, sql: &str, reading: Reading<'_>) -> Result<String, StoreError> {
-    let key = format!("{} {} {sql}", reading.time_zone, reading.trusts_time);
+    let key = format!("{} {} {:?} {sql}", reading.time_zone, reading.trusts_time, reading.max_age);
     if let Some(kept) = connection.kept(&key) {
         return Ok(kept);
     }
@@ -109,12 +114,15 @@ fn fill_in_for(
 ) -> Result<String, StoreError> {
     let id = |of: &str| match executions.type_of("pipeline_id") {
         Some("uuid") | None => format!("{of}.pipeline_id"),
-        Some(other) => format!("{of}.pipeline_id::text::{other}"),
+        Some(other) => format!("{of}.pipeline_id::text::{}", of_any_length(other)),
     };
     let id_is_trigger = match executions.type_of("id") {
         Some("uuid") => "e.id = s.trigger_id",
         // A number is never a trigger's id, and no index would find the text of one.
         Some("smallint" | "integer" | "bigint" | "numeric") => "false",
+        // In the column's own type, so that its index serves.
+        Some("text" | "character varying") => "e.id = s.trigger_id::text",
+        Some("character") => "e.id = s.trigger_id::text::bpchar",
         _ => "e.id::text = s.trigger_id::text",
     };
     let symbol = if executions.has("symbol") {
@@ -130,9 +138,29 @@ fn fill_in_for(
         // Our sessions are in UTC, so a time without a zone is read as UTC.
         (true, false) => "e.created_at > s.claimed_at",
     };
+    let made_at = if is_local { "(e.created_at at time zone {zone})" } else { "e.created_at" };
+    let recent = match reading.max_age {
+        None => "true".to_owned(),
+        Some(_) if !executions.has("created_at") => {
+            return Err(StoreError::Platform(
+                "EXECUTION_MAX_AGE_SECONDS is set, and the table executions has no column created_at that tells how old a row is"
+                    .to_owned(),
+            ));
+        }
+        // A row without a time may be of any age.
+        Some(age) => format!("coalesce({made_at} > now() - make_interval(secs => {}), true)", age.as_secs_f64()),
+    };
+    let (any_row_counts, slot_row) = match reading.max_age {
+        None => ("c.ticker = ''", "coalesce({symbol}, c.ticker) = c.ticker"),
+        Some(_) => ("false", "(c.ticker = '' or coalesce({symbol}, c.ticker) = c.ticker) and {recent}"),
+    };
     fill(
         sql,
         &[
+            ("made_at", made_at),
+            ("recent", &recent),
+            ("any_row_counts", any_row_counts),
+            ("slot_row", slot_row),
             ("busy", if by_status { include_str!("sql/busy_by_status.sql") } else { include_str!("sql/busy_by_pipeline.sql") }),
             ("or_no_status", if executions.may_be_null("status") { include_str!("sql/busy_no_status.sql") } else { "" }),
             ("over", if by_time { OVER_BY_TIME_FIRST } else { OVER_BY_ID_FIRST }),
@@ -148,6 +176,11 @@ fn fill_in_for(
             ("zone", &format!("'{}'", reading.time_zone.replace('\'', "''"))),
         ],
     )
+}
+
+/// A type's name without a length: `character` alone would be one character.
+fn of_any_length(type_name: &str) -> &str {
+    if type_name == "character" { "bpchar" } else { type_name }
 }
 
 /// The type of a time without a zone, as `format_type` names it.
@@ -179,12 +212,12 @@ async fn indexed_by(connection: &Connection, column: &str) -> Result<bool, Store
     Ok(!rows.is_empty())
 }
 
-/// Indexes that the claim wants on the platform's executions table and does not find: (column, the statement that makes it).
-pub(super) async fn missing_indexes(connection: &Connection) -> Result<Vec<(&'static str, String)>, StoreError> {
+/// The statements that make the indexes which the claim wants on the platform's executions table and does not find.
+pub(super) async fn missing_indexes(connection: &Connection) -> Result<Vec<String>, StoreError> {
     let mut missing = Vec::new();
     for column in ["status", "created_at"] {
         if !indexed_by(connection, column).await? {
-            missing.push((column, format!("create index concurrently on executions (pipeline_id, {column})")));
+            missing.push(format!("create index concurrently on executions (pipeline_id, {column})"));
         }
     }
     Ok(missing)
@@ -203,7 +236,8 @@ mod tests {
 
     #[test]
     fn every_statement_of_ours_is_filled_for_every_platform() {
-        let statements = [include_str!("sql/claim.sql"), include_str!("sql/unstarted.sql"), include_str!("sql/evidence.sql")];
+        let statements =
+            [include_str!("sql/claim.sql"), include_str!("sql/unstarted.sql"), include_str!("sql/evidence.sql"), include_str!("sql/orphans.sql")];
         let least = [("id", "bigint", true), ("pipeline_id", "text", true), ("status", "text", false)];
         let most = [
             ("id", "uuid", true),
@@ -216,7 +250,7 @@ mod tests {
             let columns = executions(columns);
             for (sql, time_zone) in statements.iter().flat_map(|sql| [(sql, "UTC"), (sql, "Asia/Tokyo")]) {
                 for (by_status, by_time) in [(true, true), (true, false), (false, true), (false, false)] {
-                    let reading = Reading { time_zone, trusts_time: "$33::bool" };
+                    let reading = Reading { time_zone, trusts_time: "$33::bool", max_age: None };
                     fill_in_for(&columns, by_status, by_time, sql, reading).unwrap();
                 }
             }
@@ -224,10 +258,27 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_compared_in_the_columns_own_type() {
+        let reads = |type_name, sql| {
+            let columns = executions(&[("id", type_name, true), ("pipeline_id", type_name, true)]);
+            fill_in_for(&columns, true, true, sql, Reading { time_zone: "UTC", trusts_time: "true", max_age: None }).unwrap()
+        };
+        for (type_name, id, pipeline_id) in [
+            ("uuid", "e.id = s.trigger_id", "c.pipeline_id"),
+            ("text", "e.id = s.trigger_id::text", "c.pipeline_id::text::text"),
+            ("character varying", "e.id = s.trigger_id::text", "c.pipeline_id::text::character varying"),
+            ("character", "e.id = s.trigger_id::text::bpchar", "c.pipeline_id::text::bpchar"),
+        ] {
+            assert_eq!((reads(type_name, "{id_is_trigger}"), reads(type_name, "{pipeline_id}")), (id.to_owned(), pipeline_id.to_owned()));
+        }
+        assert_eq!(reads("bigint", "{id_is_trigger}"), "false");
+    }
+
+    #[test]
     fn a_zone_is_converted_only_where_the_column_has_none() {
         let reads = |type_name, time_zone| {
             let columns = executions(&[("id", "uuid", true), ("pipeline_id", "uuid", true), ("created_at", type_name, true)]);
-            fill_in_for(&columns, true, true, "{made_since}", Reading { time_zone, trusts_time: "true" }).unwrap()
+            fill_in_for(&columns, true, true, "{made_since}", Reading { time_zone, trusts_time: "true", max_age: None }).unwrap()
         };
         assert!(reads(LOCAL, "Asia/Tokyo").contains("e.created_at at time zone 'Asia/Tokyo'"));
         for (type_name, zone) in [(LOCAL, "utc"), ("timestamp with time zone", "Asia/Tokyo")] {

@@ -1,7 +1,8 @@
 //! Sessions with PostgreSQL, and what can go wrong in them. Does IO.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -11,9 +12,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_postgres::config::{SslMode as ClientSslMode, TargetSessionAttrs};
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client, NoTls, Row, Socket, Statement, tls::TlsStream};
+use tokio_postgres::{AsyncMessage, Client, NoTls, Row, SimpleQueryMessage, Socket, Statement, tls::TlsStream};
 
-use super::tls;
+use super::{pooler, tls};
 use crate::clock;
 use crate::config::{PostgresConfig, SslMode};
 use crate::supervise::Companion;
@@ -22,6 +23,8 @@ use crate::supervise::Companion;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a statement may take on the client's side; the server gives up earlier.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(40);
+/// The oldest PostgreSQL: the first with multiranges.
+const OLDEST_SERVER: u32 = 14;
 /// Rows that are read at a time: some milliseconds of the server's work, and of ours.
 const SLICE: u32 = 1_000;
 /// What every session is told. One hung claimer must not stall the others, and no plan may be made for arrays of
@@ -65,6 +68,7 @@ pub enum StoreError {
 fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(db) if is_row_security(db) => format!("{} ({}): {ROW_SECURITY}", db.message(), db.code().code()),
+        Some(db) if is_of_a_pooler(db) => format!("{} ({}): {POOLER}", db.message(), db.code().code()),
         Some(db) => format!("{} ({})", db.message(), db.code().code()),
         None => match std::error::Error::source(error) {
             Some(source) => format!("{error}: {source}"),
@@ -76,6 +80,17 @@ fn describe(error: &tokio_postgres::Error) -> String {
 /// What to do where row-level security would hide rows from us.
 const ROW_SECURITY: &str =
     "grant the dispatcher's role BYPASSRLS (alter role ... bypassrls), or let it own the table without FORCE ROW LEVEL SECURITY";
+
+/// What is wrong, and what to do, where each transaction may be on another server session.
+const POOLER: &str = "a connection pooler gives each transaction another server session (PgBouncer: pool_mode = transaction), so prepared \
+    statements vanish and session settings reach other clients: let POSTGRES_HOST and POSTGRES_PORT name PostgreSQL itself, or a pool \
+    with pool_mode = session";
+
+/// Our statements are prepared once, on the session that runs them: only a pooler loses them, or has another client's under their
+/// name.
+fn is_of_a_pooler(error: &DbError) -> bool {
+    [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT].contains(error.code())
+}
 
 /// The function of PostgreSQL that refuses: its message may be in another language, and its code is that of any missing right.
 fn is_row_security(error: &DbError) -> bool {
@@ -94,6 +109,16 @@ impl StoreError {
         matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
     }
 
+    /// Whether the server has given a statement up (`statement_timeout`), and so has not applied it.
+    pub(super) fn is_a_timeout(&self) -> bool {
+        matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::QUERY_CANCELED))
+    }
+
+    /// Whether it is not our right.
+    pub(super) fn is_a_missing_right(&self) -> bool {
+        matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE))
+    }
+
     /// Whether two transactions waited for each other, and the server ended this one.
     pub fn is_a_deadlock(&self) -> bool {
         matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED))
@@ -109,6 +134,8 @@ impl StoreError {
 #[derive(Debug, Clone)]
 pub struct Database {
     config: PostgresConfig,
+    /// Whether it was seen that no pooler shares our sessions.
+    is_direct: Arc<AtomicBool>,
 }
 
 /// A session that ends with its owner.
@@ -123,7 +150,7 @@ pub struct Connection {
 impl Database {
     /// Prepares connections; PostgreSQL need not be reachable yet.
     pub fn new(config: &PostgresConfig) -> Self {
-        Self { config: config.clone() }
+        Self { config: config.clone(), is_direct: Arc::default() }
     }
 
     /// Where the server is, for messages.
@@ -149,20 +176,44 @@ impl Database {
     /// # Errors
     /// PostgreSQL does not answer or refuses.
     pub async fn connect_and_listen(&self, notices: Option<UnboundedSender<()>>) -> Result<Connection, StoreError> {
+        let connection = self.open(notices).await?;
+        if !self.is_direct.load(Ordering::Relaxed) {
+            if pooler::shares_sessions(&connection, &self.open(None).await?).await? {
+                return Err(StoreError::Unfit(format!("PostgreSQL at {}: {POOLER}", self.address())));
+            }
+            self.is_direct.store(true, Ordering::Relaxed);
+        }
+        connection.batch(SESSION).await?;
+        Ok(connection)
+    }
+
+    /// A new session that was not told anything yet.
+    async fn open(&self, notices: Option<UnboundedSender<()>>) -> Result<Connection, StoreError> {
         let config = self.client_config();
         let connect = async {
             if self.config.ssl_mode == SslMode::Disable {
                 let (client, connection) = config.connect(NoTls).await.map_err(StoreError::Postgres)?;
+                self.look_at_version(connection.parameter("server_version"))?;
                 Ok(Connection { client, filled: Mutex::default(), _driver: Companion::start(drive(connection, notices)) })
             } else {
                 let (client, connection) = config.connect(tls::connector(&self.config)?).await.map_err(StoreError::Postgres)?;
+                self.look_at_version(connection.parameter("server_version"))?;
                 Ok(Connection { client, filled: Mutex::default(), _driver: Companion::start(drive(connection, notices)) })
             }
         };
-        let connection =
-            tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| StoreError::TimedOut(CONNECT_TIMEOUT))??;
-        connection.batch(SESSION).await?;
-        Ok(connection)
+        tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| StoreError::TimedOut(CONNECT_TIMEOUT))?
+    }
+
+    /// Before any statement: an older server does not know all that we tell a session.
+    fn look_at_version(&self, version: Option<&str>) -> Result<(), StoreError> {
+        match version.filter(|version| is_too_old(version)) {
+            None => Ok(()),
+            Some(version) => Err(StoreError::Unfit(format!(
+                "PostgreSQL at {} is {version}, trigger-dispatcher needs {OLDEST_SERVER} or newer: upgrade the server, or set \
+                 POSTGRES_HOST to a newer one",
+                self.address()
+            ))),
+        }
     }
 
     fn client_config(&self) -> tokio_postgres::Config {
@@ -181,6 +232,12 @@ impl Database {
             .ssl_mode(if self.config.ssl_mode == SslMode::Disable { ClientSslMode::Disable } else { ClientSslMode::Require });
         config
     }
+}
+
+/// Whether a server that names its version so, such as `13.22 (Debian 13.22-1)`, is too old.
+fn is_too_old(version: &str) -> bool {
+    let major = version.split(|next: char| !next.is_ascii_digit()).next().unwrap_or_default();
+    major.parse::<u32>().is_ok_and(|major| major < OLDEST_SERVER)
 }
 
 /// Moves bytes until the session ends; its end is told by the next statement.
@@ -258,6 +315,16 @@ impl Connection {
         self.within(self.client.prepare_typed(sql, types)).await
     }
 
+    /// Which process of the server works for this session. Asked without a prepared statement.
+    pub(super) async fn server_session(&self) -> Result<String, StoreError> {
+        let answers = self.within(self.client.simple_query("select pg_backend_pid()")).await?;
+        let text = answers.iter().find_map(|answer| match answer {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        text.map(str::to_owned).ok_or_else(|| StoreError::Schema("PostgreSQL does not say its pg_backend_pid".to_owned()))
+    }
+
     /// Runs statements that give nothing.
     ///
     /// # Errors
@@ -277,5 +344,26 @@ impl Connection {
     /// Whether the session has ended.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_older_than_14_is_told_by_the_version_that_it_names() {
+        for (version, expected) in [
+            ("9.6.24", true),
+            ("10.23", true),
+            ("13.22 (Debian 13.22-1.pgdg120+1)", true),
+            ("14.0", false),
+            ("15.14 (Debian 15.14-0+deb12u1)", false),
+            ("14beta1", false),
+            ("18devel", false),
+            ("", false),
+        ] {
+            assert_eq!(is_too_old(version), expected, "{version}");
+        }
     }
 }

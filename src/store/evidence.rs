@@ -3,6 +3,7 @@
 //! The sweeper reads it every few rounds; claims only look at the last answer. Must never delay a claim but the first.
 
 use std::sync::Arc;
+use std::time::Duration;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
@@ -27,6 +28,7 @@ struct Known {
     guard: WorkerGuard,
     trigger_ids: TriggerIds,
     time_zone: String,
+    max_age: Option<Duration>,
     workers_are_guarded: AtomicBool,
     workers_use_our_ids: AtomicBool,
     /// Whether nothing is to be read, or something has been.
@@ -66,6 +68,7 @@ impl Evidence {
             guard: terms.worker_guard,
             trigger_ids: terms.trigger_ids,
             time_zone: terms.executions_time_zone.clone(),
+            max_age: terms.execution_max_age,
             workers_are_guarded: AtomicBool::new(terms.worker_guard == WorkerGuard::Yes),
             workers_use_our_ids: AtomicBool::new(terms.trigger_ids == TriggerIds::Yes),
             is_read: AtomicBool::new(terms.worker_guard != WorkerGuard::Auto && terms.trigger_ids != TriggerIds::Auto),
@@ -84,9 +87,9 @@ impl Evidence {
         !self.0.workers_use_our_ids.load(Ordering::Relaxed)
     }
 
-    /// The zone of a `created_at` that has none.
-    pub(super) fn time_zone(&self) -> &str {
-        &self.0.time_zone
+    /// How a statement reads executions; `trusts_time` is its parameter for [`Evidence::trusts_time`].
+    pub(super) fn reading<'a>(&'a self, trusts_time: &'a str) -> Reading<'a> {
+        Reading { time_zone: &self.0.time_zone, trusts_time, max_age: self.0.max_age }
     }
 
     /// Reads it unless that was done before: a claim must know it.
@@ -157,7 +160,7 @@ async fn signs(connection: &Connection, deployment: Option<i32>, time_zone: &str
     if sample.is_empty() {
         return Ok(Signs::default());
     }
-    let reading = Reading { time_zone, trusts_time: "true" };
+    let reading = Reading { time_zone, trusts_time: "true", max_age: None };
     let sql = fill_in(connection, include_str!("sql/evidence.sql"), reading).await?;
     // PostgreSQL expects a row soon wherever it looks, and would rather read the whole table than an index.
     connection

@@ -4,9 +4,7 @@ mod versions;
 
 use std::time::Duration;
 
-use tokio_postgres::error::SqlState;
-
-use self::versions::{Found, Standing, VERSIONS, Version, standing, too_old};
+use self::versions::{Found, Standing, VERSIONS, Version, standing};
 use super::catalog::columns;
 use super::database::Connection;
 use super::{Database, StoreError};
@@ -17,12 +15,6 @@ pub use versions::KNOWN;
 const ATTEMPTS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Where a change of the rules is told.
-pub(super) const CHANNEL: &str = "dispatcher_rules_changed";
-
-/// Not the owner's right, or the owner's table is locked for long: both leave us with the interval, and are no failure.
-const REFUSED: [SqlState; 2] = [SqlState::INSUFFICIENT_PRIVILEGE, SqlState::LOCK_NOT_AVAILABLE];
-
 /// What a migration did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Migrated {
@@ -30,10 +22,6 @@ pub struct Migrated {
     pub from: usize,
     /// The schema's version now. One beyond [`KNOWN`] was left as it is: it says that this program can work with it.
     pub to: usize,
-    /// Tables whose changes are told at once from now on.
-    pub notifying: Vec<String>,
-    /// Tables on which we may not make a trigger; their changes are seen at the next refresh.
-    pub silent: Vec<String>,
 }
 
 /// Brings our schema to the newest version. Any number of instances may do it at once.
@@ -42,19 +30,16 @@ pub struct Migrated {
 /// PostgreSQL does not answer or refuses, or this program cannot work with the server or with the schema.
 pub async fn migrate(database: &Database) -> Result<Migrated, StoreError> {
     let connection = database.connect().await?;
-    let from = match look(database, &connection).await? {
+    let from = match look(&connection).await? {
         Standing::Older(version) => version,
         Standing::Same => KNOWN,
-        Standing::Workable(version) => {
-            return Ok(Migrated { from: version, to: version, notifying: Vec::new(), silent: Vec::new() });
-        }
+        Standing::Workable(version) => return Ok(Migrated { from: version, to: version }),
         Standing::Unworkable(version) => return Err(too_new(database, version)),
     };
     for (number, version) in (1..).zip(&VERSIONS).skip(from) {
         apply(&connection, number, version).await?;
     }
-    let (notifying, silent) = install_triggers(&connection).await?;
-    Ok(Migrated { from, to: KNOWN, notifying, silent })
+    Ok(Migrated { from, to: KNOWN })
 }
 
 /// Makes one version of the schema, unless it is there.
@@ -94,7 +79,7 @@ async fn apply(connection: &Connection, number: usize, version: &Version) -> Res
 /// PostgreSQL does not answer or refuses, there is no schema, or a later version is not for such programs.
 pub async fn allow(database: &Database, version: usize) -> Result<Vec<usize>, StoreError> {
     let connection = database.connect().await?;
-    match look(database, &connection).await? {
+    match look(&connection).await? {
         Standing::Older(0) => return Err(StoreError::Schema(format!("{}: there is none to go back from", database.schema()))),
         Standing::Unworkable(version) => return Err(too_new(database, version)),
         Standing::Older(_) | Standing::Same | Standing::Workable(_) => {}
@@ -115,16 +100,8 @@ pub async fn allow(database: &Database, version: usize) -> Result<Vec<usize>, St
     Ok(removed.into_iter().filter_map(|version| usize::try_from(version).ok()).collect())
 }
 
-/// Which schema there is, and what this program may do with it. Refuses a server that is too old.
-async fn look(database: &Database, connection: &Connection) -> Result<Standing, StoreError> {
-    let rows = connection.query("select current_setting('server_version_num')::int", &[]).await?;
-    let number: i32 = rows.first().map_or(Ok(0), |row| row.try_get(0)).map_err(StoreError::Answer)?;
-    if let Some(name) = too_old(number) {
-        return Err(StoreError::Unfit(format!(
-            "PostgreSQL at {} is {name}, trigger-dispatcher needs 14 or newer: upgrade the server, or set POSTGRES_HOST to a newer one",
-            database.address()
-        )));
-    }
+/// Which schema there is, and what this program may do with it.
+async fn look(connection: &Connection) -> Result<Standing, StoreError> {
     Ok(standing(found(connection).await?, KNOWN))
 }
 
@@ -161,7 +138,7 @@ async fn found(connection: &Connection) -> Result<Option<Found>, StoreError> {
 /// Or PostgreSQL does not answer.
 pub async fn check(database: &Database) -> Result<usize, StoreError> {
     let connection = database.connect().await?;
-    match look(database, &connection).await? {
+    match look(&connection).await? {
         Standing::Same => Ok(KNOWN),
         Standing::Workable(version) => Ok(version),
         Standing::Unworkable(version) => Err(too_new(database, version)),
@@ -170,51 +147,4 @@ pub async fn check(database: &Database) -> Result<usize, StoreError> {
             database.schema()
         ))),
     }
-}
-
-/// Lets changes of the rules be told at once, where the platform's owner lets us.
-async fn install_triggers(connection: &Connection) -> Result<(Vec<String>, Vec<String>), StoreError> {
-    let (mut notifying, mut silent) = (Vec::new(), Vec::new());
-    let watched = [
-        ("pipelines", vec!["is_active", "trigger_mode", "scanner_tickers", "scanner_id", "signal_subscriptions", "user_id"]),
-        ("scanners", vec!["config"]),
-    ];
-    let [pipelines, scanners] = columns(connection, ["pipelines", "scanners"]).await?;
-    for ((table, names), found) in watched.into_iter().zip([pipelines, scanners]) {
-        let names: Vec<_> = names.into_iter().filter(|name| found.has(name)).collect();
-        if names.is_empty() {
-            continue;
-        }
-        let there = connection
-            .query("select from pg_trigger where tgrelid = to_regclass($1) and tgname = 'dispatcher_rules_changed'", &[&table])
-            .await?;
-        if !there.is_empty() {
-            notifying.push(table.to_owned());
-            continue;
-        }
-        // Updates of other columns (a last run, say) are frequent, and no change of a rule.
-        let result = connection
-            .batch(&format!(
-                // One instance at a time: two that replace the function at once get an error that is not about rights.
-                "begin;
-                 select pg_advisory_xact_lock(hashtext('trigger-dispatcher migrate'));
-                 set local lock_timeout = '3s';
-                 create or replace function dispatcher.tell_rules_changed() returns trigger language plpgsql as
-                     $$ begin perform pg_notify('{CHANNEL}', ''); return null; end $$;
-                 create or replace trigger dispatcher_rules_changed after insert or delete or update of {} on {table}
-                     for each statement execute function dispatcher.tell_rules_changed();
-                 commit",
-                names.join(", ")
-            ))
-            .await;
-        match result {
-            Ok(()) => notifying.push(table.to_owned()),
-            Err(StoreError::Postgres(error)) if error.code().is_some_and(|code| REFUSED.contains(code)) => {
-                connection.batch("rollback").await?;
-                silent.push(table.to_owned());
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok((notifying, silent))
 }

@@ -9,7 +9,10 @@ pub mod deployment;
 mod evidence;
 pub mod memory;
 pub mod migrate;
+pub mod notify;
+mod orphans;
 mod platform;
+mod pooler;
 pub mod postgres;
 pub mod refresh;
 mod rules;
@@ -72,6 +75,8 @@ pub enum Verdict {
     Known(Vec<usize>),
     /// Nothing happened: the text of these positions of `wanted` cannot be held.
     Refused(Vec<usize>),
+    /// Nothing happened: the statement took longer than one may. With fewer slots it may be quick enough.
+    TimedOut,
     /// Nothing happened: these partitions have a new owner, or are not where we think.
     Fenced(Vec<i32>),
 }

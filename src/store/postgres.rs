@@ -10,7 +10,7 @@ use tokio_postgres::{Row, Statement};
 use uuid::Uuid;
 
 use self::claim::unstorable;
-use super::catalog::{self, Reading};
+use super::catalog;
 use super::database::Connection;
 use super::deployment::{Deployment, DeploymentKey, register};
 use super::sweep::{LeaseTerms, PATIENCE, renew};
@@ -102,14 +102,14 @@ impl PostgresClaims {
         }
         let connection = self.database.connect().await?;
         // First, for a table that is gone lacks more than an index.
-        let reading = Reading { time_zone: self.terms.evidence.time_zone(), trusts_time: "$33::bool" };
+        let reading = self.terms.evidence.reading("$33::bool");
         let sql = catalog::fill_in(&connection, &claim_sql(), reading).await?;
-        platform::look(&connection, self.terms.evidence.time_zone(), &mut self.told).await?;
+        platform::look(&connection, reading.time_zone, &mut self.told).await?;
         let deployment = register(&connection, &self.terms.key).await?;
         self.terms.evidence.read_once(&connection, Some(deployment.id)).await?;
         connection.batch(PLANS).await?;
-        for (column, statement) in catalog::missing_indexes(&connection).await? {
-            if self.seldom.now(column) {
+        for statement in catalog::missing_indexes(&connection).await? {
+            if self.seldom.now(&statement) {
                 tracing::warn!(
                     event = "index_missing",
                     table = "executions",
@@ -120,6 +120,22 @@ impl PostgresClaims {
         }
         let claim = connection.prepare(&sql, &[]).await?;
         Ok(Session { connection, sql, claim, planned_at: clock::now(), deployment })
+    }
+
+    /// Tells that PostgreSQL has given a claim up, and which index would help.
+    async fn tell_slow(&self, connection: &Connection, slots: usize, error: &StoreError) -> Result<(), StoreError> {
+        let statements = catalog::missing_indexes(connection).await?.join("; ");
+        let text = if statements.is_empty() {
+            "no index is missing: PostgreSQL is slow, or somebody holds a lock (pg_stat_activity, pg_locks)"
+        } else {
+            "claims read too many executions: make the missing index"
+        };
+        if slots <= 1 && self.seldom.now("claim_stuck") {
+            tracing::error!(event = "claim_stuck", %error, statements, text);
+        } else if slots > 1 && self.seldom.now("claim_timed_out") {
+            tracing::warn!(event = "claim_timed_out", slots, %error, statements, text);
+        }
+        Ok(())
     }
 }
 
@@ -188,11 +204,15 @@ impl Claims for PostgresClaims {
                 positions if positions.is_empty() => return Err(error),
                 positions => Verdict::Refused(positions),
             },
+            Err(error) if error.is_a_timeout() => {
+                self.tell_slow(&session.connection, request.wanted.len(), &error).await?;
+                Verdict::TimedOut
+            }
             verdict => verdict?,
         };
         self.session = Some(session);
         // A statement that was refused was not applied, nor what rode on it.
-        if !matches!(verdict, Verdict::Refused(_)) {
+        if !matches!(verdict, Verdict::Refused(_) | Verdict::TimedOut) {
             self.written.append(&mut self.unwritten);
         }
         Ok(verdict)

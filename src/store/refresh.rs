@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::database::Connection;
 use super::rules::{Loaded, load};
-use super::{Database, StoreError, migrate};
+use super::{Database, StoreError, notify};
 use crate::clock;
 use crate::retry::Backoff;
 use crate::rules::RuleSet;
@@ -64,7 +64,7 @@ impl Refresher {
                 let (sender, notices) = unbounded_channel();
                 let connection = self.database.connect_and_listen(Some(sender)).await?;
                 // First listen, then read: what changes in between is told.
-                connection.batch(&format!("listen {}", migrate::CHANNEL)).await?;
+                connection.batch(&format!("listen {}", notify::CHANNEL)).await?;
                 (connection, notices)
             }
         };

@@ -10,8 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::database::Connection;
 use super::{Database, StoreError};
-use crate::config::{Days, LedgerConfig};
+use super::orphans::Orphans;
+use crate::config::{Days, LedgerConfig, TriggerConfig};
 use crate::retry::Backoff;
+use crate::telemetry::Seldom;
 
 /// How often the service looks.
 const INTERVAL: Duration = Duration::from_secs(3_600);
@@ -168,19 +170,21 @@ async fn delete_at_most(connection: &Connection, table: &str, retention: Days, m
 pub struct Upkeep {
     database: Database,
     ledger: LedgerConfig,
+    orphans: Orphans,
+    seldom: Seldom,
 }
 
 impl Upkeep {
     /// Prepares it; nothing is asked yet.
-    pub fn new(database: Database, ledger: LedgerConfig) -> Self {
-        Self { database, ledger }
+    pub fn new(database: Database, ledger: LedgerConfig, trigger: &TriggerConfig) -> Self {
+        Self { database, ledger, orphans: Orphans::new(trigger), seldom: Seldom::default() }
     }
 
     /// Looks at once and then every hour, until told to stop.
     ///
     /// # Errors
     /// Never: what fails is tried again.
-    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut backoff = Backoff::new("ledger_upkeep_failed");
         while !stop.is_cancelled() {
             // A stop need not wait: what a statement has not committed was not done.
@@ -198,10 +202,21 @@ impl Upkeep {
         Ok(())
     }
 
-    async fn once(&self) -> Result<(), StoreError> {
+    async fn once(&mut self) -> Result<(), StoreError> {
         // A session that idles for an hour is nobody's: each round has one of its own.
         let connection = self.database.connect().await?;
-        for Prepared { partition, from_default } in prepare(&connection, self.ledger).await? {
+        self.keep_ledger(&connection).await?;
+        // The ledger is in order, whatever the platform's tables say.
+        if let Err(error) = self.orphans.look(&connection).await
+            && self.seldom.now("executions_unread")
+        {
+            tracing::warn!(event = "executions_unread", %error, text = "not looked for executions that are very old");
+        }
+        Ok(())
+    }
+
+    async fn keep_ledger(&self, connection: &Connection) -> Result<(), StoreError> {
+        for Prepared { partition, from_default } in prepare(connection, self.ledger).await? {
             if from_default {
                 tracing::warn!(
                     event = "ledger_partition_late",
@@ -213,8 +228,8 @@ impl Upkeep {
             }
         }
         let Some(retention) = self.ledger.retention else { return Ok(()) };
-        for old in old_partitions(&connection, retention).await? {
-            match drop_partition(&connection, &old.partition, retention).await? {
+        for old in old_partitions(connection, retention).await? {
+            match drop_partition(connection, &old.partition, retention).await? {
                 Outcome::Dropped => {
                     let Old { partition, until, rows_about, bytes } = old;
                     tracing::info!(event = "ledger_partition_dropped", partition, %until, rows_about, bytes);
@@ -227,7 +242,7 @@ impl Upkeep {
             }
         }
         for (table, _) in BY_ROW {
-            let rows = delete_old(&connection, table, retention).await?;
+            let rows = delete_old(connection, table, retention).await?;
             if rows > 0 {
                 tracing::info!(event = "ledger_rows_deleted", table, rows);
             }

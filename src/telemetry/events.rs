@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
 
+use super::shared_ids::SharedIds;
 use crate::clock;
 use crate::intake::{Batch, Position, Rejected};
 use crate::rules::Matches;
@@ -17,13 +18,21 @@ pub struct Events {
     matched: Limit,
     enqueued: Limit,
     named_statuses: HashSet<String>,
+    shared_ids: SharedIds,
 }
 
 impl Events {
     /// At most `per_second` lines a second of each event that comes once per signal.
     pub fn new(topic: &str, per_second: u32) -> Self {
         let limit = || Limit::new(per_second);
-        Self { topic: topic.to_owned(), received: limit(), matched: limit(), enqueued: limit(), named_statuses: HashSet::new() }
+        Self {
+            topic: topic.to_owned(),
+            received: limit(),
+            matched: limit(),
+            enqueued: limit(),
+            named_statuses: HashSet::new(),
+            shared_ids: SharedIds::default(),
+        }
     }
 
     /// A batch has arrived.
@@ -86,6 +95,19 @@ impl Events {
             let matched_tickers = list(matches.mentions(candidate).map(|mention| batch.text(batch.mention(mention).ticker)));
             let suppressed = suppressed.filter(|_| position == 0);
             tracing::info!(event = "signal_matched_to_pipeline", %pipeline_id, matched_tickers, suppressed);
+        }
+    }
+
+    /// The ledger knows some signals, by their positions in the batch.
+    pub fn known(&mut self, batch: &Batch, known: impl Iterator<Item = u32>) {
+        for shared in self.shared_ids.look(batch, known) {
+            tracing::warn!(
+                event = "signal_id_shared",
+                source = shared.source,
+                signal_id = shared.signal_id,
+                text = "records with this id differ in ticker, direction or time: a pipeline starts for the first one only, and the \
+                    others count as redelivered. The producer must give each signal an id of its own, or none"
+            );
         }
     }
 

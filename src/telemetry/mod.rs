@@ -4,6 +4,7 @@ mod events;
 mod logs;
 mod metrics;
 mod seldom;
+mod shared_ids;
 
 pub use events::Events;
 pub use logs::start as start_logs;

@@ -59,17 +59,46 @@ async fn all_mistakes_are_told_at_once_by_name_and_without_a_secret() {
     for (name, value) in wrong {
         setting.set(name, value);
     }
-    for command in ["run", "migrate"] {
+    let of_run: Vec<_> = wrong.iter().map(|(name, _)| *name).chain(["KAFKA_BOOTSTRAP_SERVERS", "POSTGRES_DB"]).collect();
+    let of_migrate = ["POSTGRES_PORT", "POSTGRES_SSLMODE", "POSTGRES_DB", "AUTO_MIGRATE", "MAX_SIGNAL_AGE_SECONDS", "TRIGGER_SCOPE"]
+        .into_iter()
+        .chain(["TRIGGER_LEASE_SECONDS", "CACHE_REFRESH_INTERVAL_SECONDS"])
+        .collect();
+    for (command, names) in [("run", of_run), ("migrate", of_migrate)] {
         let output = setting.run(&[command]);
         assert_eq!(output.status.code(), Some(64), "{command}");
         let text = text(&output);
-        for name in wrong.iter().map(|(name, _)| *name).chain(["KAFKA_BOOTSTRAP_SERVERS", "POSTGRES_DB"]) {
+        for name in &names {
             let told = text.lines().filter(|line| line.starts_with(&format!("{name}: "))).count();
             assert_eq!(told, 1, "{name}:\n{text}");
         }
-        assert_eq!(text.lines().count(), wrong.len() + 2, "one line each:\n{text}");
+        assert_eq!(text.lines().count(), names.len(), "one line each:\n{text}");
         assert!(!text.contains(CANARY), "{text}");
     }
+}
+
+#[tokio::test]
+async fn a_command_asks_for_no_variable_that_it_does_not_need() {
+    let scene = Scene::new(1).await;
+    let run = |prefixes: &[&str], arguments: &[&str]| {
+        let mut setting = scene.setting.clone();
+        setting.variables.retain(|(name, _)| prefixes.iter().any(|prefix| name.starts_with(prefix)));
+        setting.run(arguments)
+    };
+    for (prefixes, arguments) in [
+        (["POSTGRES_"].as_slice(), ["migrate"].as_slice()),
+        (&["POSTGRES_"], &["prune", "--older-than", "400d", "--dry-run"]),
+        (&["POSTGRES_", "KAFKA_"], &["offsets", "list"]),
+    ] {
+        let output = run(prefixes, arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+    }
+    for (prefixes, arguments) in [(["KAFKA_"].as_slice(), ["dead-letters", "list"].as_slice()), (&["HTTP_"], &["health"])] {
+        // There is no such topic, and nobody to ask for health.
+        let output = run(prefixes, arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", text(&output));
+    }
+    assert_eq!(run(&["KAFKA_", "CELERY_"], &["offsets", "list"]).status.code(), Some(64));
 }
 
 #[tokio::test]
@@ -133,7 +162,7 @@ async fn migrate_may_run_any_number_of_times_also_at_once() {
     let scene = Scene::new(1).await;
     let children: Vec<_> = (0..5)
         .map(|_| {
-            let mut command = scene.setting.command(&["migrate"]);
+            let mut command = scene.setting.command(&["migrate", "--install-notify"]);
             command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap()
         })
         .collect();
@@ -147,10 +176,10 @@ async fn migrate_may_run_any_number_of_times_also_at_once() {
         "select count(*) from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = 'dispatcher'";
     let before = scene.database.number(fingerprint).await;
     let triggers = "select count(*) from pg_trigger where tgname like 'dispatcher%'";
-    assert_eq!(scene.database.number(triggers).await, 2);
+    assert_eq!(scene.database.number(triggers).await, 4);
     let again = scene.setting.run(&["migrate"]);
     assert!(again.status.success());
-    assert_eq!((scene.database.number(fingerprint).await, scene.database.number(triggers).await), (before, 2));
+    assert_eq!((scene.database.number(fingerprint).await, scene.database.number(triggers).await), (before, 4));
 }
 
 #[tokio::test]

@@ -162,3 +162,39 @@ async fn the_platforms_tables_are_never_written() {
     let after: Option<String> = scene.database.rows(sql, &[]).await[0].get(0);
     assert_eq!(after, before);
 }
+
+#[tokio::test]
+async fn a_run_of_three_days_is_told_of_with_its_id_and_its_age_and_blocks_only_without_a_limit() {
+    let mut scene = Scene::new(1).await;
+    let pipeline = scene.database.pipeline("watches", &["AAPL"]).await;
+    let old = scene.database.execution(pipeline, "RUNNING").await;
+    scene.database.run("update executions set created_at = now() - interval '3 days'").await;
+    let dispatcher = scene.setting.start();
+    let told = dispatcher.wait_for_event("execution_old");
+    assert_eq!((told["execution_id"].as_str(), told["pipeline_id"].as_str()), (Some(&*old.to_string()), Some(&*pipeline.to_string())));
+    assert!((259_200..259_800).contains(&told["age_seconds"].as_i64().unwrap()), "{told}");
+    assert_eq!((told["status"].as_str(), told["counts"].as_bool()), (Some("running"), Some(true)));
+    scene.send(&[signal("1", "AAPL")]);
+    assert_eq!(scene.decided(1).await.busy, 1);
+    assert!(dispatcher.stop().success());
+
+    scene.setting.set("EXECUTION_MAX_AGE_SECONDS", "86400");
+    // In both ways to read executions, and for both kinds of columns.
+    for (number, sql) in ["select 1", "drop index executions_pipeline_status", "alter table executions alter created_at type timestamp"]
+        .into_iter()
+        .enumerate()
+    {
+        scene.database.run(sql).await;
+        let dispatcher = scene.setting.start();
+        assert_eq!(dispatcher.wait_for_event("execution_old")["counts"], false);
+        scene.send(&[signal(&format!("again {number}"), "AAPL")]);
+        assert_eq!(scene.enqueued(number + 1).len(), number + 1, "{sql}");
+        // A young one still counts; and it frees the slot, for it is over in the end.
+        let young = scene.database.execution(pipeline, "RUNNING").await;
+        scene.send(&[signal(&format!("busy {number}"), "AAPL")]);
+        let decided = scene.decided(3 + 2 * i64::try_from(number).unwrap()).await;
+        assert_eq!(decided.busy, 2 + i64::try_from(number).unwrap(), "{sql}");
+        scene.database.run(&format!("update executions set status = 'COMPLETED' where id = '{young}'")).await;
+        assert!(dispatcher.stop().success());
+    }
+}

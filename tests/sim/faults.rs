@@ -18,6 +18,8 @@ pub(crate) enum Fault {
     LostReply,
     LateEffect,
     Delay,
+    /// The store gives a claim up that asks for too many slots.
+    TimedOut,
     Crash,
     Zombie,
     Eviction,
@@ -34,7 +36,8 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
+        Self::TimedOut,
         Self::ErrorBefore,
         Self::LostReply,
         Self::LateEffect,
@@ -121,6 +124,8 @@ pub(crate) struct Rates {
     pub(crate) error_before: f64,
     pub(crate) lost_reply: f64,
     pub(crate) late_effect: f64,
+    /// Claims with more slots are given up by the store.
+    pub(crate) most_slots: usize,
     /// A call takes up to so many polls, twice: before and after its effect.
     pub(crate) longest_delay: u32,
 }
@@ -188,6 +193,15 @@ impl Chaos {
             *inner.hits.entry(fault).or_default() += 1;
         }
         strikes
+    }
+
+    /// Whether the store gives up a claim of so many slots: always, also when nothing fails any more.
+    pub(crate) fn is_too_wide(&self, slots: usize) -> bool {
+        let is_too_wide = slots > self.inner().rates.most_slots;
+        if is_too_wide {
+            self.hit(Fault::TimedOut);
+        }
+        is_too_wide
     }
 
     /// A call whose effect the caller will not wait for.

@@ -139,6 +139,8 @@ impl Evidence {
         self.messages(plan, services, worker, &ledger);
         let wrong = services.broker.wrong();
         self.check(wrong.is_empty(), Invariant::I9InForce, || wrong.join("\n"));
+        let again = services.asked_again();
+        self.check(again.is_empty(), Invariant::I8Liveness, || again.join("\n"));
         self.violations
     }
 
@@ -321,10 +323,10 @@ fn tells_no_opposites(records: &BTreeMap<(i32, i64), Record>, context: &Value) -
     let Some(signals) = context["signals"].as_array() else { return false };
     let names: BTreeSet<_> = signals.iter().map(|told| told["ticker"].as_str()).collect();
     let is_said = |told: &Value| {
-        let said = records.values().find(|record| told["signal_id"].as_str() == Some(&record.signal));
+        let mut said = records.values().filter(|record| told["signal_id"].as_str() == Some(&record.signal));
         let at = |record: &Record| record.tickers.iter().position(|ticker| told["ticker"].as_str() == Some(ticker));
-        let direction = said.and_then(|record| Some(record.directions[at(record)?]));
-        direction.is_some_and(|direction| told["signal"].as_str().unwrap_or_default() == direction)
+        let direction = told["signal"].as_str().unwrap_or_default();
+        said.any(|record| at(record).is_some_and(|at| record.directions[at] == direction))
     };
     let bias = context["bias"].as_str().unwrap_or_default();
     // The newest mention of the first ticker may come from another signal, but never with the opposite direction.

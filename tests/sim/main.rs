@@ -145,6 +145,11 @@ fn a_result_of_an_earlier_attempt_frees_the_slot_under_the_later_one() {
 }
 
 #[test]
+fn a_skip_by_position_asks_for_a_known_signal_again_and_again() {
+    assert_is_caught(Bug::SkipByPosition, Invariant::I8Liveness);
+}
+
+#[test]
 fn a_commit_of_another_service_that_is_ignored_decides_its_records_again() {
     assert_is_caught(Bug::CommittedIgnored, Invariant::I5Conservation);
 }

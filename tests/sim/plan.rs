@@ -20,6 +20,8 @@ use crate::faults::Rates;
 pub(crate) const MARGIN: Duration = Duration::from_millis(2_500);
 /// The last one is watched by nobody.
 const TICKERS: [&str; 5] = ["AAPL", "MSFT", "NVDA", "TSLA", "IBM"];
+/// The id of a producer that knows no other.
+pub(crate) const ONE_ID: &str = "None";
 const MALFORMED: [&[u8]; 6] =
     [b"", b"not json", b"[1, 2]", b"{\"tickers\": []}", b"{\"tickers\": [{\"ticker\": 7}]}", b"{\"a\": \"\xff\"}"];
 
@@ -84,7 +86,9 @@ impl Plan {
         let pipelines = random.random_range(1..=4);
         let watched = (0..pipelines).map(|number| pipeline(number, &mut random)).collect();
         let broker_forgets = random.random_bool(0.4);
-        let records = records(&mut random, partitions);
+        // Some producers have one id for whatever they send.
+        let one_id = *[0.0, 0.0, 0.3, 0.9].choose(&mut random).unwrap();
+        let records = records(&mut random, partitions, one_id);
         let plan = Self {
             partitions,
             instances: random.random_range(2..=3),
@@ -109,6 +113,7 @@ impl Plan {
                 error_before: *[0.0, 0.05, 0.3].choose(&mut random).unwrap(),
                 lost_reply: *[0.0, 0.05, 0.3].choose(&mut random).unwrap(),
                 late_effect: *[0.0, 0.0, 0.1].choose(&mut random).unwrap(),
+                most_slots: *[1, 2, usize::MAX, usize::MAX].choose(&mut random).unwrap(),
                 longest_delay: random.random_range(0..=4),
             },
             watched,
@@ -132,6 +137,15 @@ impl Plan {
         }
     }
 
+    /// The loop takes records with [`ONE_ID`] for records with different ids, and the store does not.
+    pub(crate) fn with_numbered_ids(mut self) -> Self {
+        for (number, produced) in self.records.iter_mut().enumerate().filter(|(_, produced)| produced.signal == ONE_ID) {
+            let payload = String::from_utf8(produced.record.payload.take().unwrap()).unwrap();
+            produced.record.payload = Some(payload.replace(ONE_ID, &format!("{ONE_ID}#{number}")).into_bytes());
+        }
+        self
+    }
+
     pub(crate) fn rules(&self) -> SharedRules {
         let rule = |(pipeline_id, tickers): (&Uuid, &Vec<&str>)| Rule {
             pipeline_id: *pipeline_id,
@@ -143,7 +157,7 @@ impl Plan {
     }
 }
 
-fn records(random: &mut StdRng, partitions: usize) -> Vec<Produced> {
+fn records(random: &mut StdRng, partitions: usize, one_id: f64) -> Vec<Produced> {
     let mut records: Vec<Produced> = Vec::new();
     for number in 0..random.random_range(4..=24) {
         let partition = random.random_range(0..partitions);
@@ -167,7 +181,7 @@ fn records(random: &mut StdRng, partitions: usize) -> Vec<Produced> {
         }
         let count = random.random_range(1..=2);
         let tickers: Vec<&str> = TICKERS.choose_multiple(random, count).copied().collect();
-        let signal = format!("signal {number}");
+        let signal = if random.random_bool(one_id) { ONE_ID.to_owned() } else { format!("signal {number}") };
         let directions: Vec<&str> = tickers.iter().map(|_| *["BULLISH", "BEARISH", ""].choose(random).unwrap()).collect();
         let said = |(ticker, direction)| format!(r#"{{"ticker": "{ticker}", "signal": "{direction}"}}"#);
         let list: Vec<String> = tickers.iter().zip(&directions).map(said).collect();

@@ -105,6 +105,7 @@ struct Schedule {
 impl Schedule {
     fn new(seed: u64, bug: Option<Bug>) -> Self {
         let plan = Plan::draw(seed);
+        let plan = if bug == Some(Bug::SkipByPosition) { plan.with_numbered_ids() } else { plan };
         let (chaos, store) = (Chaos::new(seed, plan.rates, bug), MemoryStore::with_clock(clock::now_ms));
         let site = |position: usize| {
             let deployment = i32::try_from(position).unwrap() + 1;

@@ -29,6 +29,7 @@ pub(crate) struct Services {
     pub(crate) broker: Broker,
     pub(crate) terms: MemoryTerms,
     pub(crate) results: Results,
+    asked_again: Arc<Mutex<Vec<String>>>,
     late: Arc<Mutex<Vec<Late>>>,
 }
 
@@ -65,7 +66,7 @@ impl Services {
             renamed: Arc::default(),
         };
         let topic = MemoryTopic::new(partitions);
-        Self { chaos, topic, store, broker, terms, results: Arc::default(), late: Arc::default() }
+        Self { chaos, topic, store, broker, terms, results: Arc::default(), asked_again: Arc::default(), late: Arc::default() }
     }
 
     /// What became of the deployment's records, by partition.
@@ -78,6 +79,11 @@ impl Services {
         let mut ledger = self.store.ledger();
         ledger.retain(|_, trigger| trigger.deployment == self.terms.deployment);
         ledger
+    }
+
+    /// Claims that wanted a slot for a signal again, though the ledger was known to have it.
+    pub(crate) fn asked_again(&self) -> Vec<String> {
+        self.asked_again.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn send_late(&self, late: Late) -> Injected {
@@ -110,7 +116,26 @@ impl Services {
     }
 
     pub(crate) fn claims(&self) -> FaultyClaims {
-        FaultyClaims { services: self.clone(), inner: self.store.claims_of(&self.terms), unwritten: Vec::new() }
+        FaultyClaims {
+            services: self.clone(),
+            inner: self.store.claims_of(&self.terms),
+            unwritten: Vec::new(),
+            known: BTreeMap::new(),
+        }
+    }
+}
+
+impl Services {
+    /// Notes what a claim was told to be in the ledger. Until the batch is decided, nobody should ask for it again.
+    fn note_known(&self, request: &ClaimRequest, positions: &[usize], known: &mut BTreeMap<Uuid, Uuid>) {
+        for wanted in positions.iter().map(|position| &request.wanted[*position]) {
+            let told = *known.entry(wanted.text.trigger_id).or_insert(request.publication_id);
+            // A request whose reply was lost is repeated as it was.
+            if told != request.publication_id {
+                let text = format!("{} was asked for again for {}", wanted.pipeline_id, wanted.text.signal_id);
+                self.asked_again.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+            }
+        }
     }
 }
 
@@ -266,12 +291,16 @@ pub(crate) struct FaultyClaims {
     inner: MemoryClaims,
     /// As in the PostgreSQL claims: forgotten only when the reply has come.
     unwritten: Vec<Uuid>,
+    /// Triggers of the batch under way that the ledger has, and the request that was told so.
+    known: BTreeMap<Uuid, Uuid>,
 }
 
 impl Claims for FaultyClaims {
     type Error = Injected;
 
     async fn open(&mut self, partitions: &[i32]) -> Result<Vec<Start>, Injected> {
+        // Whatever was under way is read again.
+        self.known.clear();
         if self.services.chaos.is_late() {
             return Err(self.services.send_late(Late::Open(partitions.to_vec())));
         }
@@ -291,19 +320,26 @@ impl Claims for FaultyClaims {
     }
 
     async fn claim(&mut self, request: &ClaimRequest) -> Result<Verdict, Injected> {
-        let Self { services, inner, unwritten } = self;
+        let Self { services, inner, unwritten, known } = self;
         let claim = async {
             let request = distorted(services, request);
             for id in unwritten.iter() {
                 inner.confirm(*id);
             }
+            if services.chaos.is_too_wide(request.wanted.len()) {
+                return Ok(Verdict::TimedOut);
+            }
             let verdict = inner.claim(&request).await?;
+            match &verdict {
+                Verdict::Known(positions) => services.note_known(&request, positions, known),
+                _ => known.clear(),
+            }
             match &verdict {
                 Verdict::Fenced(_) => services.chaos.reached(Window::Fenced),
                 Verdict::Known(_) => services.chaos.reached(Window::Known),
                 Verdict::Claimed(_) if request.goes_on => services.chaos.reached(Window::InParts),
                 // The twin can hold any text.
-                Verdict::Claimed(_) | Verdict::Refused(_) => {}
+                Verdict::Claimed(_) | Verdict::Refused(_) | Verdict::TimedOut => {}
             }
             if services.chaos.has(Bug::MarkBeforePublish) {
                 services.store.confirm(&[request.publication_id]);
@@ -367,6 +403,16 @@ fn distorted(services: &Services, request: &ClaimRequest) -> ClaimRequest {
             let progress = progress[&span.partition];
             span.epoch = progress.epoch;
             span.first_offset = progress.next_offset.unwrap_or(span.first_offset);
+        }
+    }
+    if services.chaos.has(Bug::SkipByPosition) {
+        let mut renamed = services.broker.renamed.lock().unwrap_or_else(PoisonError::into_inner);
+        for wanted in &mut request.wanted {
+            let Some((signal_id, _)) = wanted.text.signal_id.split_once('#') else { continue };
+            let name = format!("{} {} {signal_id}", services.terms.deployment, wanted.ticker);
+            let id = Uuid::new_v5(&wanted.pipeline_id, name.as_bytes());
+            renamed.insert(wanted.text.trigger_id, id);
+            wanted.text.trigger_id = id;
         }
     }
     if services.chaos.has(Bug::NoConflictKey) {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use self::replay::Replay;
 use super::{KAFKA_TIMEOUT, partitions, watermarks};
-use crate::config::Config;
+use crate::config::ReplayConfig;
 use crate::intake::Reason;
 use crate::intake::kafka::client_config;
 
@@ -61,7 +61,7 @@ impl std::str::FromStr for At {
     }
 }
 
-pub(crate) async fn run(config: &Config, command: &DeadLetters) -> anyhow::Result<()> {
+pub(crate) async fn run(config: &ReplayConfig, command: &DeadLetters) -> anyhow::Result<()> {
     let (filter, replay) = match command {
         DeadLetters::List(filter) => (filter, false),
         DeadLetters::Replay(filter) => (filter, true),

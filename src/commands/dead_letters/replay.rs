@@ -11,7 +11,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use super::{KAFKA_TIMEOUT, OURS, header};
 use crate::clock;
-use crate::config::Config;
+use crate::config::ReplayConfig;
 use crate::intake::kafka::client_config;
 use crate::intake::{ID_HEADER, TIME_HEADER};
 use crate::tasks::id_of_place;
@@ -36,7 +36,7 @@ struct Origin {
 }
 
 impl Replay {
-    pub(super) fn new(config: &Config) -> anyhow::Result<Self> {
+    pub(super) fn new(config: &ReplayConfig) -> anyhow::Result<Self> {
         let producer = client_config(&config.kafka)
             .set("acks", "all")
             .set("enable.idempotence", "true")

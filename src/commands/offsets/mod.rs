@@ -11,7 +11,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use self::plan::{Found, Known};
 use super::{KAFKA_TIMEOUT, partitions, watermarks};
-use crate::config::Config;
+use crate::config::TopicConfig;
 use crate::intake::Identity;
 use crate::intake::kafka::{client_config, committed_offset};
 use crate::store::{Connection, Database};
@@ -72,7 +72,7 @@ struct Topic<'a> {
     identity: Identity,
 }
 
-pub(crate) async fn run(config: &Config, command: &Offsets) -> anyhow::Result<()> {
+pub(crate) async fn run(config: &TopicConfig, command: &Offsets) -> anyhow::Result<()> {
     let (group, name) = (config.kafka.consumer_group.as_str(), config.kafka.signal_topic.as_str());
     let mut settings = client_config(&config.kafka);
     // The group's offsets are read; it is not joined, and nothing is committed.

@@ -110,6 +110,30 @@ fn prepared(rules: &Arc<RuleSet>, scope: Scope, earlier: &[Made], over: &BTreeSe
     store
 }
 
+#[test]
+fn ten_thousand_records_with_one_id_cost_two_claims_however_many_slots_they_want() {
+    let rules = rules(&[BTreeSet::from([0]), BTreeSet::from([0, 1]), BTreeSet::from([2])]);
+    // All of them the same signal to the ledger, with another ticker each time.
+    let made: Vec<Made> = (0..10_000).map(|number| (number % 3, 7, BTreeSet::from([number as usize % 3]))).collect();
+    for scope in [Scope::Pipeline, Scope::Ticker] {
+        let store = prepared(&rules, scope, &made[..9], &(0..4).collect());
+        let mut owner = Owner::open(&store);
+        let mut pass = Pass::new(batch(&owner.starts, (9..).zip(&made[9..])), &rules, &terms(scope, 4_000), &owner.begun);
+        let mut claims = 0;
+        loop {
+            let request = pass.request(Uuid::new_v4(), &terms(scope, 4_000));
+            claims += 1;
+            match owner.claims.claim(&request).now_or_never().unwrap().unwrap() {
+                Verdict::Known(positions) => pass.skip(&positions, &terms(scope, 4_000)),
+                Verdict::Claimed(claimed) => break assert!(claimed.won.is_empty()),
+                other => panic!("{other:?}"),
+            }
+            assert!(claims < 10, "each record costs a claim");
+        }
+        assert_eq!(claims, 2, "{scope:?}");
+    }
+}
+
 fn sum(progress: &Progress) -> i64 {
     let Progress { triggered, busy, redelivered, merged, unmatched, stale, invalid, .. } = *progress;
     triggered + busy + redelivered + merged + unmatched + stale + invalid

@@ -19,9 +19,6 @@ pub(super) const VERSIONS: [Version; 4] = [
 /// The version that this program knows.
 pub const KNOWN: usize = VERSIONS.len();
 
-/// The oldest PostgreSQL, as `server_version_num` counts: the first with multiranges and `create or replace trigger`.
-const OLDEST_SERVER: i32 = 14_00_00;
-
 /// The schema that a database has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Found {
@@ -55,14 +52,6 @@ pub(super) fn standing(found: Option<Found>, known: usize) -> Standing {
     }
 }
 
-/// How the server calls itself, if it is too old for our statements.
-pub(super) fn too_old(server_version_num: i32) -> Option<String> {
-    let (major, minor) = (server_version_num / 10_000, server_version_num % 10_000);
-    // Before 10, the first two parts together were the major version.
-    let name = if major < 10 { format!("{major}.{}.{}", minor / 100, minor % 100) } else { format!("{major}.{minor}") };
-    (server_version_num < OLDEST_SERVER).then_some(name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,20 +76,6 @@ mod tests {
     fn a_version_works_with_itself_and_with_none_that_is_newer() {
         for (version, text) in (1..).zip(&VERSIONS) {
             assert!(text.works_with.is_none_or(|oldest| oldest < version), "version {version}");
-        }
-    }
-
-    #[test]
-    fn a_server_older_than_14_is_named_as_it_names_itself() {
-        for (number, expected) in [
-            (90_624, Some("9.6.24")),
-            (100_023, Some("10.23")),
-            (130_022, Some("13.22")),
-            (140_000, None),
-            (150_014, None),
-            (180_001, None),
-        ] {
-            assert_eq!(too_old(number).as_deref(), expected, "{number}");
         }
     }
 }

@@ -7,6 +7,6 @@ from (
     select coalesce(lower(e.status::text), '(null)') as word
     from executions e
     where e.pipeline_id = {pipeline_id}
-        and (c.ticker = '' or coalesce({symbol}, c.ticker) = c.ticker)
+        and (c.ticker = '' or coalesce({symbol}, c.ticker) = c.ticker) and {recent}
 ) w
 where w.word <> all ($26::text[])

@@ -15,10 +15,10 @@ from (
     select lower(p.status::text) as word
     from present p
     where p.status is not null
-        -- of a ticker's slot, the executions of other tickers do not count
-        and case when c.ticker = '' then true else exists (
+        -- of a ticker's slot, the executions of other tickers do not count; nor do those that are too old
+        and case when {any_row_counts} then true else exists (
             select from executions e
-            where e.pipeline_id = {pipeline_id} and e.status = p.status and coalesce({symbol}, c.ticker) = c.ticker
+            where e.pipeline_id = {pipeline_id} and e.status = p.status and {slot_row}
         ) end
     {or_no_status}
 ) w

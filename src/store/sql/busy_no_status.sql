@@ -3,4 +3,5 @@ union all
 select '(null)' where exists (
     select from executions e
     where e.pipeline_id = {pipeline_id} and e.status is null and (c.ticker = '' or coalesce({symbol}, c.ticker) = c.ticker)
+        and {recent}
 )

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::LeaseTerms;
 use crate::chaos::{self, Bug};
 use crate::clock;
-use crate::store::catalog::{self, Reading};
+use crate::store::catalog;
 use crate::store::database::Connection;
 use crate::store::postgres::timestamp;
 use crate::store::{Renewal, StoreError, TakenUp};
@@ -66,7 +66,7 @@ pub(crate) async fn renew(connection: &Connection, terms: &LeaseTerms, entry: Uu
 }
 
 async fn ask(connection: &Connection, terms: &LeaseTerms, entry: Option<Uuid>) -> Result<Vec<Asked>, StoreError> {
-    let reading = Reading { time_zone: terms.evidence.time_zone(), trusts_time: "$9::bool" };
+    let reading = terms.evidence.reading("$9::bool");
     let sql = catalog::fill_in(connection, include_str!("../sql/take_up.sql"), reading).await?;
     let deployment = (!chaos::bug(Bug::SweepOfOthers)).then_some(terms.deployment.id);
     let asked_at = clock::timer();

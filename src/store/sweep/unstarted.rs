@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::LeaseTerms;
 use crate::chaos::{self, Bug};
 use crate::clock;
-use crate::store::catalog::{self, Reading};
+use crate::store::catalog;
 use crate::store::database::Connection;
 use crate::store::postgres::timestamp;
 use crate::store::{GivenUp, StoreError};
@@ -31,7 +31,7 @@ pub struct Retried {
 /// # Errors
 /// PostgreSQL does not answer or refuses.
 pub async fn unstarted(connection: &Connection, terms: &LeaseTerms, patience: Duration) -> Result<Vec<(Uuid, i32)>, StoreError> {
-    let reading = Reading { time_zone: terms.evidence.time_zone(), trusts_time: "$6::bool" };
+    let reading = terms.evidence.reading("$6::bool");
     let sql = catalog::fill_in(connection, include_str!("../sql/unstarted.sql"), reading).await?;
     let deployment = (!chaos::bug(Bug::SweepOfOthers)).then_some(terms.deployment.id);
     let trusts_time = terms.evidence.trusts_time();

@@ -4,6 +4,8 @@
 mod durability;
 mod evidence;
 mod hidden;
+mod notify;
+mod pooler;
 mod row_security;
 mod time_zones;
 

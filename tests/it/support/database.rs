@@ -42,6 +42,13 @@ impl TestDatabase {
         Self { name, client, url }
     }
 
+    /// One of PostgreSQL's own programs, told of this database.
+    pub(crate) fn program(&self, name: &str) -> std::process::Command {
+        let mut command = std::process::Command::new(super::private_postgres::newest_bin().join(name));
+        command.args(["-d", self.url.as_str()]);
+        command
+    }
+
     /// Another session.
     pub(crate) async fn another(&self) -> Client {
         connect(&self.url).await
@@ -112,7 +119,7 @@ impl TestDatabase {
     }
 }
 
-async fn connect(url: &Url) -> Client {
+pub(super) async fn connect(url: &Url) -> Client {
     let (client, connection) = tokio_postgres::connect(url.as_str(), NoTls).await.unwrap();
     #[expect(clippy::disallowed_methods, reason = "a test's session ends with its runtime")]
     tokio::spawn(connection);

@@ -8,6 +8,7 @@ pub(crate) mod drill;
 pub(crate) mod gate;
 pub(crate) mod names;
 pub(crate) mod partitions;
+pub(crate) mod pgbouncer;
 pub(crate) mod private_postgres;
 pub(crate) mod private_rabbitmq;
 pub(crate) mod private_redis;

@@ -25,7 +25,7 @@ impl PrivatePostgres {
     /// With settings such as `fsync=off`.
     pub(crate) fn start(settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let user = (id(&["-u"]) == 0).then(|| (id(&["-u", "postgres"]), id(&["-g", "postgres"])));
+        let user = unprivileged();
         if let Some((user, group)) = user {
             std::os::unix::fs::chown(folder.path(), Some(user), Some(group)).unwrap();
         }
@@ -95,13 +95,18 @@ impl Drop for PrivatePostgres {
     }
 }
 
+/// User and group of PostgreSQL's own, where the tests run as root: some servers refuse to.
+pub(super) fn unprivileged() -> Option<(u32, u32)> {
+    (id(&["-u"]) == 0).then(|| (id(&["-u", "postgres"]), id(&["-g", "postgres"])))
+}
+
 fn id(arguments: &[&str]) -> u32 {
     let output = Command::new("id").args(arguments).output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
 }
 
 /// Debian's programs of the newest version, as scripts/services finds them.
-fn newest_bin() -> PathBuf {
+pub(crate) fn newest_bin() -> PathBuf {
     let mut versions: Vec<_> = std::fs::read_dir("/usr/lib/postgresql").unwrap().map(|entry| entry.unwrap().path()).collect();
     versions.sort_by_key(|path| path.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok()));
     versions

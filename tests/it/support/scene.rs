@@ -55,6 +55,13 @@ impl Scene {
         Self { topic, database, setting, queue }
     }
 
+    /// Has changes of the rules told at once, as the owner of the platform's tables.
+    pub(crate) fn install_notify(&self) -> String {
+        let output = self.setting.run(&["migrate", "--install-notify"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Sends signals to partition 0 and waits until Kafka has them.
     pub(crate) fn send(&self, signals: &[Value]) {
         for signal in signals {
