@@ -193,7 +193,7 @@ pub(crate) fn celery() -> CeleryConfig {
 /// What all slots of a batch would be told.
 pub(crate) fn tasks(celery: &CeleryConfig, batch: &Batch, matches: &Matches) -> Vec<Task> {
     let text = |candidate| trigger_text(celery, "signals", batch, matches, candidate, "");
-    matches.candidates.iter().map(text).map(|text| Task { trigger_id: text.trigger_id, kwargs: text.kwargs }).collect()
+    matches.candidates.iter().map(text).map(|text| Task { trigger_id: text.trigger_id, kwargs: text.head }).collect()
 }
 
 /// Matches a batch, a slot being a pipeline, nothing known before.

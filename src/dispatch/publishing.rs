@@ -14,7 +14,8 @@ use crate::tasks::{Publication, Task, TaskQueue, expires, publish_by};
 
 /// A claim whose tasks the broker has, or soon will.
 pub(super) struct Settled {
-    request: ClaimRequest,
+    publication_id: Uuid,
+    wanted: Vec<Wanted>,
     claimed: Claimed,
     /// The batch, if this decided it to its end.
     ended: Option<Box<Pass>>,
@@ -89,7 +90,7 @@ impl<S: Source, C: Claims> Deciding<S, C> {
             self.events.matched(&pass.batch, &pass.matches);
         }
         let won = || claimed.won.iter().map(|position| &request.wanted[*position]);
-        let task = |wanted: &Wanted| Task { trigger_id: wanted.text.trigger_id, kwargs: wanted.text.kwargs.clone() };
+        let task = |wanted: &Wanted| Task { trigger_id: wanted.text.trigger_id, kwargs: wanted.text.kwargs(&request.pieces) };
         let Terms { lease, margin, .. } = self.terms;
         let publication = Publication {
             id: request.publication_id,
@@ -106,28 +107,33 @@ impl<S: Source, C: Claims> Deciding<S, C> {
             self.claims.confirm(request.publication_id);
             self.flush().await?;
         }
-        let ended = if request.goes_on {
+        let ClaimRequest { publication_id, wanted, goes_on, .. } = request;
+        let ended = if goes_on {
             self.backlog.put_back(pass);
             None
         } else {
             Some(Box::new(pass))
         };
-        outbox.begin(Entry { publication, record_times, then: Settled { request, claimed, ended, published: None } });
+        outbox.begin(Entry {
+            publication,
+            record_times,
+            then: Settled { publication_id, wanted, claimed, ended, published: None },
+        });
         Ok(())
     }
 
     /// What follows when the broker has the tasks of a claim.
     pub(super) async fn settle(&mut self, settled: Settled) {
-        let Settled { request, mut claimed, ended, published } = settled;
+        let Settled { publication_id, wanted, mut claimed, ended, published } = settled;
         // A sweeper may still have to publish these tasks, so this batch is not committed to Kafka. The commit of a later batch covers it.
         let is_left = published.as_ref().is_some_and(Vec::is_empty);
         if let Some(published) = published {
-            claimed.won.retain(|position| published.contains(&request.wanted[*position].text.trigger_id));
+            claimed.won.retain(|position| published.contains(&wanted[*position].text.trigger_id));
         }
         if !claimed.won.is_empty() {
-            self.claims.confirm(request.publication_id);
+            self.claims.confirm(publication_id);
         }
-        self.events.enqueued(&request.wanted, &claimed.won);
+        self.events.enqueued(&wanted, &claimed.won);
         let Some(pass) = ended else { return };
         let Pass { batch, matches, sums, .. } = *pass;
         chaos::point("before_commit");

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::intake::{PartitionSpan, Position, Start};
 use crate::rules::PartitionCounts;
-use crate::tasks::{Publication, TriggerText};
+use crate::tasks::{Pieces, Publication, TriggerText};
 
 pub use database::{Connection, Database, StoreError};
 pub use evidence::Evidence;
@@ -58,6 +58,8 @@ pub struct ClaimRequest {
     pub spans: Vec<(PartitionSpan, PartitionCounts)>,
     /// The slots, ascending by (pipeline, ticker).
     pub wanted: Vec<Wanted>,
+    /// The pieces that the texts of the slots name.
+    pub pieces: Pieces,
     /// Whether more of the batch follows. Then no offset moves and no record is counted yet, but the progress remembers
     /// that the batch is begun.
     pub goes_on: bool,

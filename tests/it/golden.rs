@@ -198,7 +198,7 @@ fn told(celery: &CeleryConfig, topic: &str, payload: &str) -> Task {
     let rules = Arc::new(RuleSet::new(vec![Rule { pipeline_id: PIPELINE, user_id, tickers, subscriptions: Vec::new() }]));
     let matches = rules.match_batch(&batch, Scope::Pipeline, &HashSet::new());
     let text = trigger_text(celery, topic, &batch, &matches, &matches.candidates[0], "");
-    Task { trigger_id: text.trigger_id, kwargs: text.kwargs }
+    Task { trigger_id: text.trigger_id, kwargs: text.head }
 }
 
 /// What the golden file of a row says.

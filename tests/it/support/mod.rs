@@ -1,6 +1,7 @@
 //! What the tests on real services share.
 
 pub(crate) mod amqp;
+pub(crate) mod cleanup;
 pub(crate) mod cutter;
 pub(crate) mod database;
 pub(crate) mod dispatcher;
