@@ -198,5 +198,5 @@ pub(crate) fn tasks(celery: &CeleryConfig, batch: &Batch, matches: &Matches) -> 
 
 /// Matches a batch, a slot being a pipeline, nothing known before.
 pub(crate) fn matched(rules: &std::sync::Arc<RuleSet>, batch: &Batch) -> Matches {
-    rules.match_batch(batch, Scope::Pipeline, &std::collections::HashSet::new())
+    rules.match_batch(batch, Scope::Pipeline, &trigger_dispatcher::rules::Skips::default())
 }

@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use trigger_dispatcher::config::{Config, Environment, Scope};
 use trigger_dispatcher::intake::{Batch, Record};
-use trigger_dispatcher::rules::{Rule, RuleSet};
+use trigger_dispatcher::rules::{Rule, RuleSet, Skips};
 use trigger_dispatcher::tasks::celery::Encoder;
 use trigger_dispatcher::tasks::{Task, trigger_text};
 use uuid::Uuid;
@@ -35,7 +35,7 @@ fuzz_target!(|payload: &[u8]| {
     let tickers = batch.mentions(signal).iter().map(|mention| batch.text(mention.ticker).to_owned()).collect();
     let rule = Rule { pipeline_id: Uuid::from_u128(1), user_id: None, tickers, subscriptions: Vec::new() };
     let rules = Arc::new(RuleSet::new(vec![rule]));
-    let matches = rules.match_batch(&batch, Scope::Pipeline, &HashSet::new());
+    let matches = rules.match_batch(&batch, Scope::Pipeline, &Skips::default());
     assert_eq!(matches.candidates.len(), 1);
     let config = config();
     let text = trigger_text(&config.celery, "topic", &batch, &matches, &matches.candidates[0], "");

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::Terms;
 use crate::intake::{Batch, PartitionSpan, Reason, Rejected};
-use crate::rules::{Matches, PartitionCounts, RuleSet, Skip, WHOLE};
+use crate::rules::{Matches, PartitionCounts, RuleSet, Skip, Skips, WHOLE};
 use crate::store::{ClaimRequest, Claimed, Wanted};
 use crate::tasks::{Pieces, Texts};
 
@@ -29,7 +29,7 @@ pub(super) struct Pass {
     pub(super) sums: Sums,
     /// Whether tasks are told only what their leading signal says: the store has refused a text, maybe of a signal that joined.
     own_words: bool,
-    skips: HashSet<Skip>,
+    skips: Skips,
     /// Candidates before this one are decided.
     next: usize,
     /// Signals that lead triggers already.
@@ -56,7 +56,7 @@ impl AsRef<Batch> for Pass {
 impl Pass {
     /// Matches a batch.
     pub(super) fn new(batch: Batch, rules: &Arc<RuleSet>, terms: &Terms, begun: &Begun) -> Self {
-        let (skips, begun) = (HashSet::new(), positions(&batch, begun));
+        let (skips, begun) = (Skips::default(), positions(&batch, begun));
         let matches = rules.match_begun(&batch, terms.scope, &skips, &begun);
         Self { batch, matches, sums: Sums::default(), own_words: false, skips, next: 0, begun, leads: HashMap::new() }
     }
@@ -142,10 +142,11 @@ impl Pass {
 
     /// Lets other signals lead where the ledger knows the first. Slots that are decided keep their leaders.
     pub(super) fn skip(&mut self, known: &[usize], terms: &Terms) {
-        self.skips.extend(known.iter().map(|position| {
+        let skips = known.iter().map(|position| {
             let candidate = &self.matches.candidates[self.next + position];
             Skip { pipeline: candidate.pipeline, ticker: candidate.ticker, signal: candidate.signal }
-        }));
+        });
+        self.skips.add(&self.batch, skips);
         self.matches = self.matches.rules.match_begun(&self.batch, terms.scope, &self.skips, &self.begun);
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::direction::{Direction, Relation};
 use super::index::{ANY, RuleSet};
+use super::skips::{Skip, Skips};
 use crate::config::Scope;
 use crate::intake::{Batch, Details, Mention, Signal};
 
@@ -31,17 +32,6 @@ pub struct Candidate {
     tickers: Vec<u32>,
     /// Whether another signal of the batch matched the same slot.
     pub shared: bool,
-}
-
-/// A (slot, signal) that the ledger knows already, and that must not lead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Skip {
-    /// The pipeline's number in the rule set.
-    pub pipeline: u32,
-    /// The ticker's number in the rule set, or [`WHOLE`].
-    pub ticker: u32,
-    /// The signal's position in the batch.
-    pub signal: u32,
 }
 
 /// What is said about the records of one partition before their slots are claimed: mostly by matching alone.
@@ -83,12 +73,12 @@ impl Matches {
 
 impl RuleSet {
     /// Matches a batch. `skips` may not lead; they are the ones that the store has found in its ledger.
-    pub fn match_batch(self: &Arc<Self>, batch: &Batch, scope: Scope, skips: &HashSet<Skip>) -> Matches {
+    pub fn match_batch(self: &Arc<Self>, batch: &Batch, scope: Scope, skips: &Skips) -> Matches {
         self.match_begun(batch, scope, skips, &HashSet::new())
     }
 
     /// Matches a batch of which parts were decided before: `begun` signals, by their positions, lead triggers already.
-    pub fn match_begun(self: &Arc<Self>, batch: &Batch, scope: Scope, skips: &HashSet<Skip>, begun: &HashSet<u32>) -> Matches {
+    pub fn match_begun(self: &Arc<Self>, batch: &Batch, scope: Scope, skips: &Skips, begun: &HashSet<u32>) -> Matches {
         let mut matching = Matching {
             rules: self,
             batch,
@@ -168,7 +158,7 @@ struct Matching<'a> {
     rules: &'a RuleSet,
     batch: &'a Batch,
     scope: Scope,
-    skips: &'a HashSet<Skip>,
+    skips: &'a Skips,
     /// The tickers that the batch speaks of.
     spoken: HashMap<u32, Spoken, foldhash::fast::RandomState>,
     /// For each watcher of these tickers the position of what has joined its candidate, or [`NONE`].
@@ -238,7 +228,7 @@ impl Matching<'_> {
             Scope::Pipeline => WHOLE,
             Scope::Ticker => ticker,
         };
-        if !self.skips.is_empty() && self.skips.contains(&Skip { pipeline, ticker: slot_ticker, signal: position }) {
+        if self.skips.contains(Skip { pipeline, ticker: slot_ticker, signal: position }) {
             return Some(Outcome::Known);
         }
         let mut outcome = Outcome::Merged;

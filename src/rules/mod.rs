@@ -7,7 +7,9 @@ mod index;
 mod matching;
 mod names;
 mod rule;
+mod skips;
 
 pub use index::{Owner, RuleSet, Rules};
-pub use matching::{Candidate, Matches, PartitionCounts, Skip, WHOLE};
+pub use matching::{Candidate, Matches, PartitionCounts, WHOLE};
 pub use rule::{Rule, RuleRow, Subscription, UnknownKeys};
+pub use skips::{Skip, Skips};

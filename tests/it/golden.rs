@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use trigger_dispatcher::clock;
 use trigger_dispatcher::config::{Argument, Broker, CeleryConfig, Scope};
 use trigger_dispatcher::intake::{Batch, Record};
-use trigger_dispatcher::rules::{Rule, RuleSet};
+use trigger_dispatcher::rules::{Rule, RuleSet, Skips};
 use trigger_dispatcher::tasks::amqp::AmqpQueue;
 use trigger_dispatcher::tasks::celery::{Encoder, redis_list};
 use trigger_dispatcher::tasks::redis::{RedisLink, RedisQueue, TaskResult, results};
@@ -196,7 +196,7 @@ fn told(celery: &CeleryConfig, topic: &str, payload: &str) -> Task {
     let tickers = ["AAPL", "MSFT", "🚀", "MÜNCH"].map(str::to_owned).to_vec();
     let user_id = Some("5d2c1a6e-0000-4000-8000-000000000001".to_owned());
     let rules = Arc::new(RuleSet::new(vec![Rule { pipeline_id: PIPELINE, user_id, tickers, subscriptions: Vec::new() }]));
-    let matches = rules.match_batch(&batch, Scope::Pipeline, &HashSet::new());
+    let matches = rules.match_batch(&batch, Scope::Pipeline, &Skips::default());
     let text = trigger_text(celery, topic, &batch, &matches, &matches.candidates[0], "");
     Task { trigger_id: text.trigger_id, kwargs: text.head }
 }

@@ -110,6 +110,40 @@ fn prepared(rules: &Arc<RuleSet>, scope: Scope, earlier: &[Made], over: &BTreeSe
     store
 }
 
+/// Decides a batch whole, and returns how often the store was asked.
+fn claims_of(owner: &mut Owner, rules: &Arc<RuleSet>, batch: Batch) -> usize {
+    let terms = terms(Scope::Pipeline, usize::MAX);
+    let mut pass = Pass::new(batch, rules, &terms, &owner.begun);
+    for asked in 1.. {
+        let request = pass.request(Uuid::new_v4(), &terms);
+        match owner.claims.claim(&request).now_or_never().unwrap().unwrap() {
+            Verdict::Claimed(_) => return asked,
+            Verdict::Known(positions) => pass.skip(&positions, &terms),
+            other => panic!("{other:?}"),
+        }
+    }
+    unreachable!("it is asked until it has decided")
+}
+
+#[test]
+fn records_that_state_a_known_id_cost_two_claims_however_many_they_are() {
+    let rules = rules(&[[0].into(), [0, 1].into()]);
+    // The ledger knows signal 0, and its execution is over.
+    let store = prepared(&rules, Scope::Pipeline, &[(0, 0, [0].into())], &[0, 1].into());
+    let mut owner = Owner::open(&store);
+    // Of the 2,000, one states another id. It leads.
+    let mut records: Vec<Made> = vec![(0, 0, [0].into()); 2_000];
+    records[1_500] = (0, 3, [0].into());
+    // Every fifth offset is too old.
+    let offsets = (100..).filter(|offset| offset % 5 != 4);
+    let batch = batch(&owner.starts, offsets.zip(&records));
+
+    assert_eq!(claims_of(&mut owner, &rules, batch), 2);
+
+    let progress = store.progress()[&0];
+    assert_eq!((progress.triggered, progress.redelivered), (2, 1_999));
+}
+
 fn sum(progress: &Progress) -> i64 {
     let Progress { triggered, busy, redelivered, merged, unmatched, stale, invalid, .. } = *progress;
     triggered + busy + redelivered + merged + unmatched + stale + invalid

@@ -77,7 +77,7 @@ fn slots(batch: &Batch, matches: &Matches) -> Vec<Slot> {
 }
 
 fn matched(rules: &[Rule], batch: &Batch, scope: Scope) -> Matches {
-    Arc::new(RuleSet::new(rules.to_vec())).match_batch(batch, scope, &HashSet::new())
+    Arc::new(RuleSet::new(rules.to_vec())).match_batch(batch, scope, &Skips::default())
 }
 
 fn pipelines(rules: &[Rule], signals: &[Value]) -> Vec<u128> {
@@ -287,11 +287,11 @@ mod directions {
         let rules = Arc::new(RuleSet::new(vec![pipeline(1, &["A"]), pipeline(2, &["A"])]));
         let batch = batch(&[directed(&[("A", "BULLISH")]), directed(&[("A", "BEARISH")]), directed(&[("A", "BULLISH")])]);
         let skip = |pipeline, signal| Skip { pipeline, ticker: WHOLE, signal };
-        let matches = rules.match_batch(&batch, Scope::Pipeline, &[skip(0, 0), skip(1, 0)].into());
+        let matches = rules.match_batch(&batch, Scope::Pipeline, &Skips::from_iter([skip(0, 0), skip(1, 0)]));
         let leaders: Vec<_> = slots(&batch, &matches).into_iter().map(|slot| (slot.signal, slot.shared)).collect();
         assert_eq!((leaders, matches.counts[&0]), (vec![(1, true), (1, true)], PartitionCounts { busy: 1, ..counts(0, 0, 1) }));
         // Known to the ledger in one slot and opposed in the other: the word is that of the claim, which sees only the first.
-        let matches = rules.match_batch(&batch, Scope::Pipeline, &[skip(0, 1)].into());
+        let matches = rules.match_batch(&batch, Scope::Pipeline, &Skips::from_iter([skip(0, 1)]));
         assert_eq!(matches.counts[&0], counts(0, 1, 1));
     }
 }
@@ -348,9 +348,9 @@ mod redelivery {
     fn in_the_ticker_scope_only_the_known_ticker_is_skipped() {
         let rules = Arc::new(RuleSet::new(vec![pipeline(1, &["AAPL", "MSFT"])]));
         let batch = batch(&[about(&["AAPL", "MSFT"])]);
-        let first = rules.match_batch(&batch, Scope::Ticker, &HashSet::new());
+        let first = rules.match_batch(&batch, Scope::Ticker, &Skips::default());
         let known = Skip { pipeline: 0, ticker: first.candidates[0].ticker, signal: 0 };
-        let matches = rules.match_batch(&batch, Scope::Ticker, &[known].into());
+        let matches = rules.match_batch(&batch, Scope::Ticker, &Skips::from_iter([known]));
         assert_eq!(slots(&batch, &matches)[0].ticker.as_deref(), Some("MSFT"));
         assert_eq!((matches.candidates.len(), matches.counts[&0]), (1, counts(0, 0, 0)));
     }
@@ -616,7 +616,7 @@ mod random {
             let set = Arc::new(RuleSet::new(rules.clone()));
 
             // What the ledger knows: some of the slots, each for some signals.
-            let all = set.match_batch(&batch, scope, &HashSet::new());
+            let all = set.match_batch(&batch, scope, &Skips::default());
             let (mut skips, mut known) = (HashSet::new(), Known::new());
             for (at, (candidate, slot)) in all.candidates.iter().zip(slots(&batch, &all)).enumerate() {
                 for signal in 0..u32::try_from(signals.len()).unwrap() {
@@ -626,7 +626,7 @@ mod random {
                     }
                 }
             }
-            for (skips, known) in [(HashSet::new(), Known::new()), (skips, known)] {
+            for (skips, known) in [(Skips::default(), Known::new()), (skips.into_iter().collect(), known)] {
                 let matches = set.match_batch(&batch, scope, &skips);
                 let expected = expected(&rules, &signals, scope, &known);
                 prop_assert_eq!(slots(&batch, &matches), expected.slots);

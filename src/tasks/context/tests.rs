@@ -10,7 +10,7 @@ use super::*;
 use crate::clock;
 use crate::config::Scope;
 use crate::intake::Record;
-use crate::rules::{Rule, RuleSet};
+use crate::rules::{Rule, RuleSet, Skips};
 use crate::trigger_ids::trigger_id;
 
 const PIPELINE: Uuid = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
@@ -39,7 +39,7 @@ fn text_of(celery: &CeleryConfig, user_id: Option<&str>, payload: &str) -> Optio
     let tickers = batch.mentions(&batch.signals()[0]).iter().map(|mention| batch.text(mention.ticker).to_owned()).collect();
     let rule = Rule { pipeline_id: PIPELINE, user_id: user_id.map(str::to_owned), tickers, subscriptions: Vec::new() };
     let rules = Arc::new(RuleSet::new(vec![rule]));
-    let matches = rules.match_batch(&batch, Scope::Pipeline, &HashSet::new());
+    let matches = rules.match_batch(&batch, Scope::Pipeline, &Skips::default());
     Some(trigger_text(celery, "trading-signals", &batch, &matches, &matches.candidates[0], ""))
 }
 
@@ -138,7 +138,7 @@ fn context_of(signals: &[Value]) -> Value {
     }
     let tickers = ["A", "B"].map(str::to_owned).to_vec();
     let rule = Rule { pipeline_id: PIPELINE, user_id: None, tickers, subscriptions: Vec::new() };
-    let matches = Arc::new(RuleSet::new(vec![rule])).match_batch(&batch, Scope::Pipeline, &HashSet::new());
+    let matches = Arc::new(RuleSet::new(vec![rule])).match_batch(&batch, Scope::Pipeline, &Skips::default());
     let text = trigger_text(&celery(), "trading-signals", &batch, &matches, &matches.candidates[0], "");
     serde_json::from_str::<Value>(&text.head).unwrap()["signal_context"].take()
 }
@@ -195,7 +195,7 @@ fn signals_are_found_after_records_before_them_were_refused() {
     assert_eq!([batch.signal_of(1), batch.signal_of(3)], [0, 1]);
     let tickers = ["A", "B"].map(str::to_owned).to_vec();
     let rule = Rule { pipeline_id: PIPELINE, user_id: None, tickers, subscriptions: Vec::new() };
-    let matches = Arc::new(RuleSet::new(vec![rule])).match_batch(&batch, Scope::Pipeline, &HashSet::new());
+    let matches = Arc::new(RuleSet::new(vec![rule])).match_batch(&batch, Scope::Pipeline, &Skips::default());
     let text = trigger_text(&celery(), "trading-signals", &batch, &matches, &matches.candidates[0], "");
     let signals = serde_json::from_str::<Value>(&text.head).unwrap()["signal_context"]["signals"].take();
     let said: Vec<_> = signals.as_array().unwrap().iter().map(|entry| (&entry["signal_id"], &entry["reasoning"])).collect();
