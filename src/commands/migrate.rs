@@ -32,7 +32,11 @@ async fn go_forward(config: &Config, database: &Database) -> anyhow::Result<()> 
         );
         return Ok(());
     }
-    println!("schema dispatcher: version {} (was {})", migrated.to, migrated.from);
+    if migrated.from == migrated.to {
+        println!("schema dispatcher: version {}, as before", migrated.to);
+    } else {
+        println!("schema dispatcher: version {} (was {})", migrated.to, migrated.from);
+    }
     for (tables, text) in [
         (&migrated.notifying, "changes are seen at once"),
         (&migrated.silent, "no right to make a trigger, or the table is locked: changes are seen at the next refresh"),

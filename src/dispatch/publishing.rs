@@ -33,12 +33,44 @@ enum RenewError<E> {
 }
 
 impl<S: Source, C: Claims> Deciding<S, C> {
-    /// Waits until the broker has what is under way, however often that takes a new lease.
-    pub(super) async fn leave<Q: TaskQueue + 'static>(&mut self, outbox: &mut Outbox<Q, Settled>) -> Result<(), Stopped> {
-        while let Some(left) = outbox.left().await {
-            self.follow(left, outbox).await?;
+    /// Waits until the broker has what is under way, however often that takes a new lease. No sweeper takes that entry up meanwhile,
+    /// nor the one that waits `behind` it.
+    pub(super) async fn leave<Q: TaskQueue + 'static>(
+        &mut self,
+        outbox: &mut Outbox<Q, Settled>,
+        behind: Option<Uuid>,
+    ) -> Result<(), Stopped> {
+        while let Some(hold_at) = outbox.hold_at() {
+            let left = tokio::select! {
+                biased;
+                left = outbox.left() => left,
+                () = tokio::time::sleep_until(hold_at) => self.hold(outbox, behind).await,
+            };
+            if let Some(left) = left {
+                self.follow(left, outbox).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Tells the store that the entry under way is still ours, and the one `behind` it. What is under way may leave meanwhile.
+    pub(super) async fn hold<Q: TaskQueue + 'static>(
+        &mut self,
+        outbox: &mut Outbox<Q, Settled>,
+        behind: Option<Uuid>,
+    ) -> Option<Result<Left<Settled>, Stopped>> {
+        let ours: Vec<Uuid> = outbox.hold().into_iter().chain(behind).collect();
+        let Self { claims, waits, .. } = self;
+        let hold = async {
+            for id in ours {
+                match claims.renew(id).await {
+                    // The attempt under way goes on with what it has; before the next one the store is asked again.
+                    Ok(_) => waits.renew.recovered(),
+                    Err(error) => drop(waits.renew.failed(&error)),
+                }
+            }
+        };
+        outbox.beside(hold).await.0
     }
 
     /// What follows an attempt to publish.

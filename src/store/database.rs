@@ -1,7 +1,7 @@
 //! Sessions with PostgreSQL, and what can go wrong in them. Does IO.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join;
@@ -38,15 +38,25 @@ const SESSION: &str = "set application_name = 'trigger-dispatcher'; set timezone
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// PostgreSQL does not answer or refuses.
-    #[error("postgresql: {}", describe(.0))]
-    Postgres(#[source] tokio_postgres::Error),
+    /// PostgreSQL does not answer or refuses. No source: it would repeat the text, with the values of the server's detail.
+    #[error("postgresql at {at}: {}", describe(.error))]
+    Postgres {
+        /// Where, and as whom.
+        at: Arc<str>,
+        /// What the client says.
+        error: tokio_postgres::Error,
+    },
     /// No answer in time.
-    #[error("postgresql: no answer within {0:?}")]
-    TimedOut(Duration),
+    #[error("postgresql at {at}: no answer within {within:?}")]
+    TimedOut {
+        /// Where, and as whom.
+        at: Arc<str>,
+        /// How long we waited.
+        within: Duration,
+    },
     /// An answer of another shape than our statements give.
     #[error("postgresql gave an answer of another shape: {0}")]
-    Answer(#[source] tokio_postgres::Error),
+    Answer(tokio_postgres::Error),
     /// The platform's tables are not as they should be.
     #[error("{0}")]
     Platform(String),
@@ -86,17 +96,17 @@ fn is_row_security(error: &DbError) -> bool {
 impl StoreError {
     /// Whether the values of a statement were refused, not the statement or we.
     pub fn is_about_data(&self) -> bool {
-        matches!(self, Self::Postgres(error) if error.code().is_some_and(|code| code.code().starts_with("22")))
+        matches!(self, Self::Postgres { error, .. } if error.code().is_some_and(|code| code.code().starts_with("22")))
     }
 
     /// Whether others hold what a statement needs: it may succeed a moment later.
     pub fn is_a_lock(&self) -> bool {
-        matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
+        matches!(self, Self::Postgres { error, .. } if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
     }
 
     /// Whether two transactions waited for each other, and the server ended this one.
     pub fn is_a_deadlock(&self) -> bool {
-        matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED))
+        matches!(self, Self::Postgres { error, .. } if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED))
     }
 
     /// Whether waiting and trying again is of no use.
@@ -109,12 +119,16 @@ impl StoreError {
 #[derive(Debug, Clone)]
 pub struct Database {
     config: PostgresConfig,
+    /// Where, and as whom, for errors.
+    at: Arc<str>,
 }
 
 /// A session that ends with its owner.
 #[derive(Debug)]
 pub struct Connection {
     client: Client,
+    /// Where, and as whom, for errors.
+    at: Arc<str>,
     /// Our statements as they were filled in for this session (catalog.rs), by their text and reading.
     filled: Mutex<HashMap<String, String>>,
     _driver: Companion,
@@ -123,12 +137,14 @@ pub struct Connection {
 impl Database {
     /// Prepares connections; PostgreSQL need not be reachable yet.
     pub fn new(config: &PostgresConfig) -> Self {
-        Self { config: config.clone() }
+        let PostgresConfig { user, port, database, .. } = config;
+        let at = format!("{}:{port} as {user}, database {database}", config.hosts.join(",")).into();
+        Self { config: config.clone(), at }
     }
 
     /// Where the server is, for messages.
     pub(super) fn address(&self) -> String {
-        format!("{}:{}", self.config.host, self.config.port)
+        format!("{}:{}", self.config.hosts.join(","), self.config.port)
     }
 
     /// Our schema, for messages.
@@ -150,17 +166,18 @@ impl Database {
     /// PostgreSQL does not answer or refuses.
     pub async fn connect_and_listen(&self, notices: Option<UnboundedSender<()>>) -> Result<Connection, StoreError> {
         let config = self.client_config();
+        let (at, failed) = (Arc::clone(&self.at), |error| StoreError::Postgres { at: Arc::clone(&self.at), error });
         let connect = async {
             if self.config.ssl_mode == SslMode::Disable {
-                let (client, connection) = config.connect(NoTls).await.map_err(StoreError::Postgres)?;
-                Ok(Connection { client, filled: Mutex::default(), _driver: Companion::start(drive(connection, notices)) })
+                let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
+                Ok(Connection { client, at, filled: Mutex::default(), _driver: Companion::start(drive(connection, notices)) })
             } else {
-                let (client, connection) = config.connect(tls::connector(&self.config)?).await.map_err(StoreError::Postgres)?;
-                Ok(Connection { client, filled: Mutex::default(), _driver: Companion::start(drive(connection, notices)) })
+                let (client, connection) = config.connect(tls::connector(&self.config)?).await.map_err(failed)?;
+                Ok(Connection { client, at, filled: Mutex::default(), _driver: Companion::start(drive(connection, notices)) })
             }
         };
-        let connection =
-            tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| StoreError::TimedOut(CONNECT_TIMEOUT))??;
+        let timed_out = |_| StoreError::TimedOut { at: Arc::clone(&self.at), within: CONNECT_TIMEOUT };
+        let connection = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(timed_out)??;
         connection.batch(SESSION).await?;
         Ok(connection)
     }
@@ -170,15 +187,18 @@ impl Database {
         config
             .user(&self.config.user)
             .password(self.config.password.expose_secret())
-            .host(&self.config.host)
             .port(self.config.port)
             .dbname(&self.config.database)
-            .connect_timeout(CONNECT_TIMEOUT)
+            // One that does not answer leaves time for the next.
+            .connect_timeout(CONNECT_TIMEOUT / u32::try_from(self.config.hosts.len()).unwrap_or(u32::MAX).max(1))
             .keepalives_idle(Duration::from_secs(10))
             .tcp_user_timeout(Duration::from_secs(20))
             // After a failover the old primary may answer, read only.
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
             .ssl_mode(if self.config.ssl_mode == SslMode::Disable { ClientSslMode::Disable } else { ClientSslMode::Require });
+        for host in &self.config.hosts {
+            config.host(host);
+        }
         config
     }
 }
@@ -198,8 +218,12 @@ where
 
 impl Connection {
     async fn within<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
-        let result = tokio::time::timeout(CLIENT_TIMEOUT, work).await.map_err(|_| StoreError::TimedOut(CLIENT_TIMEOUT))?;
-        result.map_err(StoreError::Postgres)
+        let timed_out = |_| StoreError::TimedOut { at: Arc::clone(&self.at), within: CLIENT_TIMEOUT };
+        tokio::time::timeout(CLIENT_TIMEOUT, work).await.map_err(timed_out)?.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: tokio_postgres::Error) -> StoreError {
+        StoreError::Postgres { at: Arc::clone(&self.at), error }
     }
 
     /// A text that was kept for the life of the session.
@@ -271,7 +295,7 @@ impl Connection {
     /// # Errors
     /// PostgreSQL does not answer or refuses.
     pub(super) async fn batch_of_any_length(&self, sql: &str) -> Result<(), StoreError> {
-        self.client.batch_execute(sql).await.map_err(StoreError::Postgres)
+        self.client.batch_execute(sql).await.map_err(|error| self.failed(error))
     }
 
     /// Whether the session has ended.

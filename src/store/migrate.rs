@@ -209,7 +209,7 @@ async fn install_triggers(connection: &Connection) -> Result<(Vec<String>, Vec<S
             .await;
         match result {
             Ok(()) => notifying.push(table.to_owned()),
-            Err(StoreError::Postgres(error)) if error.code().is_some_and(|code| REFUSED.contains(code)) => {
+            Err(StoreError::Postgres { error, .. }) if error.code().is_some_and(|code| REFUSED.contains(code)) => {
                 connection.batch("rollback").await?;
                 silent.push(table.to_owned());
             }

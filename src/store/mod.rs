@@ -100,6 +100,8 @@ pub struct TakenUp {
     pub publication: Publication,
     /// Triggers whose signal is too old by now: to be given up, unless the broker has them.
     pub stale: Vec<Uuid>,
+    /// Triggers whose slot has passed on, and of which the store knows no start. The result backend may know one.
+    pub gone: Vec<Uuid>,
     /// Whether some of its tasks have started: the broker had them.
     pub is_started: bool,
     /// Whether it is so old that its guard may be gone from the broker.

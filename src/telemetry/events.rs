@@ -113,7 +113,7 @@ impl Events {
 }
 
 fn list<'a>(texts: impl Iterator<Item = &'a str>) -> String {
-    serde_json::to_string(&texts.collect::<Vec<_>>()).unwrap_or_default()
+    super::json(&texts.collect::<Vec<_>>())
 }
 
 /// So many lines a second, and a count of those left out.

@@ -6,6 +6,6 @@ mod metrics;
 mod seldom;
 
 pub use events::Events;
-pub use logs::start as start_logs;
+pub use logs::{json, start as start_logs};
 pub use metrics::{Latency, Metrics};
 pub use seldom::Seldom;
