@@ -246,8 +246,8 @@ async fn a_role_that_may_only_read_the_platforms_tables_sees_changes_at_the_inte
     guest(&mut scene).await;
     scene.setting.set("CACHE_REFRESH_INTERVAL_SECONDS", "0.5");
     let dispatcher = scene.setting.start();
-    let ready = dispatcher.wait_for_event("schema_ready");
-    assert_eq!(ready["silent"], serde_json::json!(["pipelines", "scanners"]), "{ready}");
+    let migrated = dispatcher.wait_for_event("migrated");
+    assert_eq!(migrated["silent"], json!(["pipelines", "scanners"]), "{migrated}");
     let triggers =
         "select count(*) from pg_trigger where tgrelid in ('pipelines'::regclass, 'scanners'::regclass) and not tgisinternal";
     assert_eq!(scene.database.number(triggers).await, 0);
