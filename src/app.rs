@@ -19,8 +19,8 @@ use crate::store::{Database, StoreError, migrate};
 use crate::supervise::{Task, alone, within_grace};
 use crate::tasks::Queue;
 use crate::tasks::amqp::AmqpQueue;
-use crate::tasks::redis::{RedisLink, RedisQueue};
-use crate::telemetry::{Events, Metrics};
+use crate::tasks::redis::{RedisQueue, Results};
+use crate::telemetry::{Events, Metrics, json};
 use crate::web;
 
 /// Runs the service until `stop`.
@@ -59,7 +59,7 @@ async fn flow(
     database: Database,
     terms: ClaimTerms,
     queue: Queue,
-    (sweepers_queue, results): (Queue, Option<RedisLink>),
+    (sweepers_queue, results): (Queue, Option<Results>),
     metrics: Arc<Metrics>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -120,8 +120,10 @@ async fn flow(
 async fn prepare(config: &Config, database: &Database) -> Result<Deployment, StoreError> {
     let version = if config.postgres.auto_migrate {
         let migrated = migrate::migrate(database).await?;
-        tracing::info!(event = "migrated", from = migrated.from, to = migrated.to);
-        migrated.to
+        let migrate::Migrated { from, to } = migrated;
+        let event = if from == to { "schema_ready" } else { "migrated" };
+        tracing::info!(event, from = (from != to).then_some(from), version = to);
+        to
     } else {
         migrate::check(database).await?
     };
@@ -157,9 +159,12 @@ pub fn queue(config: &Config) -> anyhow::Result<Queue> {
     })
 }
 
-fn results(config: &Config) -> anyhow::Result<Option<RedisLink>> {
+fn results(config: &Config) -> anyhow::Result<Option<Results>> {
     match &config.celery.result_backend {
-        ResultBackend::Redis(address) => Ok(Some(RedisLink::new(address).context("CELERY_RESULT_BACKEND")?)),
+        ResultBackend::Redis(address) => {
+            let prefix = &config.celery.result_key_prefix;
+            Ok(Some(Results::new(address, prefix).context("CELERY_RESULT_BACKEND")?))
+        }
         ResultBackend::Unseen => Ok(None),
     }
 }

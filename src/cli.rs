@@ -89,8 +89,16 @@ fn is_refused_property(cause: &(dyn std::error::Error + 'static)) -> bool {
 fn complain(error: &anyhow::Error) {
     match error.downcast_ref::<Problems>() {
         Some(problems) => eprintln!("{problems}"),
-        None => eprintln!("trigger-dispatcher: {error:#}"),
+        None => eprintln!("trigger-dispatcher: {}", once(error)),
     }
+}
+
+/// The error with its causes. Many say in their own text what their cause says.
+fn once(error: &anyhow::Error) -> String {
+    error.chain().skip(1).fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "the answers of commands that answer")]
@@ -127,4 +135,16 @@ fn configuration() -> anyhow::Result<Config> {
 
 fn environment() -> anyhow::Result<Environment> {
     Ok(Environment::load(Path::new(".env"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_cause_that_the_error_says_itself_is_not_said_again() {
+        let refused = || std::io::Error::other("connection refused");
+        let redis = crate::tasks::redis::Error::File { path: "ca.pem".to_owned(), source: refused() };
+        let error = anyhow::Error::new(redis).context("CELERY_BROKER_URL");
+        assert_eq!(super::once(&error), "CELERY_BROKER_URL: ca.pem: connection refused");
+        assert_eq!(super::once(&anyhow::Error::new(refused()).context("the terminal")), "the terminal: connection refused");
+    }
 }

@@ -17,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::join;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -34,7 +33,7 @@ use crate::retry::{Backoff, Stopped, until_done};
 use crate::store::refresh::SharedRules;
 use crate::store::{ClaimRequest, Claimed, Claims, Verdict};
 use crate::tasks::{IdSpace, TaskQueue};
-use crate::telemetry::{Events, Metrics};
+use crate::telemetry::{Events, Metrics, json};
 
 /// How long confirmations wait for a claim to ride on before they are written by themselves.
 const CONFIRM_AFTER: Duration = Duration::from_millis(250);
@@ -213,10 +212,14 @@ impl<S: Source, C: Claims> Deciding<S, C> {
         if !self.backlog.is_empty() {
             return if self.backlog.has_room() { self.source.next().now_or_never().map(Event::Arrival) } else { None };
         }
+        let hold_at = outbox.hold_at();
         tokio::select! {
             biased;
             () = self.stop.cancelled() => None,
             Some(left) = outbox.left() => Some(Event::Left(left)),
+            () = tokio::time::sleep_until(hold_at.unwrap_or_else(clock::timer)), if hold_at.is_some() => {
+                self.hold(outbox, None).await.map(Event::Left)
+            }
             arrival = self.source.next() => Some(Event::Arrival(arrival)),
             () = tokio::time::sleep(CONFIRM_AFTER), if self.claims.has_unwritten() => {
                 // Only a stop ends this without success, and the loop sees it.
@@ -284,17 +287,18 @@ impl<S: Source, C: Claims> Deciding<S, C> {
     async fn go_on<Q: TaskQueue + 'static>(&mut self, outbox: &mut Outbox<Q, Settled>) -> Result<(), Stopped> {
         let Some(mut pass) = self.backlog.next() else { return Ok(()) };
         chaos::point("before_claim");
-        let (left, decided) = join(outbox.left(), self.claim(&mut pass)).await;
+        let (left, decided) = outbox.beside(self.claim(&mut pass)).await;
         if let Some(left) = left {
             self.follow(left, outbox).await?;
-            self.leave(outbox).await?;
         }
+        let behind = decided.as_ref().ok().and_then(Option::as_ref).map(|decided| decided.request.publication_id);
+        self.leave(outbox, behind).await?;
         if let Some(decided) = decided? {
             chaos::point("after_claim");
             let (goes_on, is_small) = (decided.request.goes_on, decided.claimed.won.len() <= self.terms.waited_for);
             self.send(pass, decided, outbox).await?;
             if is_small {
-                self.leave(outbox).await?;
+                self.leave(outbox, None).await?;
             }
             if goes_on {
                 return Ok(());
@@ -340,7 +344,7 @@ impl<S: Source, C: Claims> Deciding<S, C> {
                     self.dead_letter(&refused).await?;
                 }
                 Verdict::Fenced(partitions) => {
-                    tracing::warn!(event = "batch_fenced", ?partitions);
+                    tracing::warn!(event = "batch_fenced", partitions = json(&partitions));
                     self.metrics.fenced();
                     let Self { source, waits, stop, .. } = self;
                     until_done(&mut waits.reopen, stop, async || source.reopen().await).await?;

@@ -6,7 +6,7 @@ use serde_json::json;
 use trigger_dispatcher::config::{CeleryConfig, Config, Environment, Scope};
 use trigger_dispatcher::intake::{Batch, Record};
 use trigger_dispatcher::rules::{Matches, Rule, RuleSet, Subscription};
-use trigger_dispatcher::tasks::{Task, trigger_text};
+use trigger_dispatcher::tasks::{IdSpace, Task, Texts};
 use uuid::Uuid;
 
 /// Tickers that there are.
@@ -190,10 +190,12 @@ pub(crate) fn celery() -> CeleryConfig {
     Config::read(&environment).expect("a valid configuration").celery
 }
 
-/// What all slots of a batch would be told.
+/// What all slots of a batch would be told, written as the loop writes it for a batch of which every slot is idle.
 pub(crate) fn tasks(celery: &CeleryConfig, batch: &Batch, matches: &Matches) -> Vec<Task> {
-    let text = |candidate| trigger_text(celery, "signals", batch, matches, candidate, "");
-    matches.candidates.iter().map(text).map(|text| Task { trigger_id: text.trigger_id, kwargs: text.kwargs }).collect()
+    let mut texts = Texts::new(celery, "signals", IdSpace::FORMER, batch, matches);
+    let told: Vec<_> = matches.candidates.iter().map(|candidate| texts.text(candidate, "")).collect();
+    let pieces = texts.into_pieces();
+    told.into_iter().map(|text| Task { trigger_id: text.trigger_id, kwargs: text.kwargs(&pieces) }).collect()
 }
 
 /// Matches a batch, a slot being a pipeline, nothing known before.

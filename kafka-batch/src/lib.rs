@@ -22,7 +22,7 @@ use rdkafka::message::BorrowedMessage;
 use self::queue::{Array, Queue};
 pub use self::record::Record;
 use self::topic_id::Asked;
-pub use self::topic_id::{TopicId, topic_id};
+pub use self::topic_id::{TopicId, answering_broker, topic_id};
 
 /// The most records that one [`BatchConsumer::take`] gives. More would not stay in the processor's cache until they are
 /// read, and given back.
@@ -77,9 +77,10 @@ impl<C: ConsumerContext> BatchConsumer<C> {
         self.consumer.poll(patience)
     }
 
-    /// Asks Kafka for a topic's id, without waiting: [`BatchConsumer::answer`] has it later.
-    pub fn ask(&mut self, topic: &str, patience: Duration) {
-        self.asked = Asked::new(self.consumer.client(), topic, patience);
+    /// Asks Kafka for a topic's id, without waiting: [`BatchConsumer::answer`] has it later. Any broker can tell; without one the
+    /// controller is asked, and a Kafka without a controller never answers.
+    pub fn ask(&mut self, topic: &str, broker: Option<i32>, patience: Duration) {
+        self.asked = Asked::new(self.consumer.client(), topic, broker, patience);
     }
 
     /// The answer to the last question. It is given once; without a question it is unknown.

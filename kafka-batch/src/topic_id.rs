@@ -8,6 +8,7 @@ use std::time::Duration;
 use rdkafka::ClientContext;
 use rdkafka::bindings::{self, rd_kafka_resp_err_t};
 use rdkafka::client::Client;
+use rdkafka::metadata::Metadata;
 
 use crate::queue::Queue;
 
@@ -27,17 +28,30 @@ pub enum TopicId {
 
 /// Asks, and waits for the answer. `None`: Kafka does not tell.
 pub fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str, patience: Duration) -> Option<String> {
-    match Asked::new(client, topic, patience)?.answer(patience) {
+    let broker = answering_broker(&client.fetch_metadata(Some(topic), patience).ok()?);
+    match Asked::new(client, topic, broker, patience)?.answer(patience) {
         TopicId::Is(id) => Some(id),
         TopicId::NotYet | TopicId::Unknown => None,
     }
+}
+
+/// A broker that answers: the one that has sent this, or else any that it names.
+pub fn answering_broker(metadata: &Metadata) -> Option<i32> {
+    let named = metadata.brokers().iter().map(rdkafka::metadata::MetadataBroker::id);
+    std::iter::once(metadata.orig_broker_id()).chain(named).find(|id| *id >= 0)
 }
 
 /// A question that is under way. It is dropped before its client.
 pub(crate) struct Asked(Queue);
 
 impl Asked {
-    pub(crate) fn new<C: ClientContext>(client: &Client<C>, topic: &str, patience: Duration) -> Option<Self> {
+    /// Without a broker librdkafka asks the controller, and waits for as long as there is none.
+    pub(crate) fn new<C: ClientContext>(
+        client: &Client<C>,
+        topic: &str,
+        broker: Option<i32>,
+        patience: Duration,
+    ) -> Option<Self> {
         let queue = Queue::new(client)?;
         let topic = CString::new(topic).ok()?;
         let milliseconds = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
@@ -47,6 +61,11 @@ impl Asked {
         // A time out of range leaves librdkafka's default.
         // SAFETY: the options are alive, and no text is wanted of an error.
         unsafe { bindings::rd_kafka_AdminOptions_set_request_timeout(options.as_ptr(), milliseconds, ptr::null_mut(), 0) };
+        if let Some(broker) = broker {
+            // A number out of range leaves the controller.
+            // SAFETY: as above.
+            unsafe { bindings::rd_kafka_AdminOptions_set_broker(options.as_ptr(), broker, ptr::null_mut(), 0) };
+        }
         let mut names = [topic.as_ptr()];
         // SAFETY: the name lives during the call, which copies it. The collection is ours to destroy.
         let topics = unsafe { bindings::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len()) };

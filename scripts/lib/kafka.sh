@@ -52,7 +52,7 @@ kafka_start() {
   sed -e "s|@PORT@|${PORT[kafka]}|g" -e "s|@SASL_PORT@|${PORT[kafka_sasl]}|g" \
     -e "s|@PROXIED_PORT@|${PORT[kafka_proxied]}|g" -e "s|@PROXY_PORT@|${PORT[kafka_proxy]}|g" \
     -e "s|@CONTROLLER_PORT@|${PORT[kafka_controller]}|g" -e "s|@DATA@|$data|g" \
-    "$SCRIPTS/kafka/server.properties" >"$config"
+    -e "s|@SESSION_MS@|${KAFKA_BROKER_SESSION_MS:-30000}|g" "$SCRIPTS/kafka/server.properties" >"$config"
   if [[ ! -f $data/meta.properties ]]; then
     rm -rf "$data"
     kafka_java kafka.tools.StorageTool format -t "$(new_cluster_id)" -c "$config" >>"$(log_file kafka)" 2>&1 ||

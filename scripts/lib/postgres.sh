@@ -35,6 +35,7 @@ port = ${PORT[postgres]}
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 max_connections = 300
+max_wal_size = '256MB'
 shared_buffers = ${TRIGGER_DISPATCHER_POSTGRES_BUFFERS:-256MB}
 shared_preload_libraries = 'pg_stat_statements'
 timezone = 'UTC'

@@ -36,7 +36,11 @@ async fn go_forward(config: &StoreConfig, database: &Database, install_notify: b
         );
         return Ok(());
     }
-    println!("schema dispatcher: version {} (was {})", migrated.to, migrated.from);
+    if migrated.from == migrated.to {
+        println!("schema dispatcher: version {}, as before", migrated.to);
+    } else {
+        println!("schema dispatcher: version {} (was {})", migrated.to, migrated.from);
+    }
     let connection = database.connect().await?;
     let notices = if install_notify { notify::install(&connection).await? } else { notify::notices(&connection).await? };
     for (table, notice) in notices {

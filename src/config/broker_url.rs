@@ -1,7 +1,7 @@
 //! Celery's broker URLs, read as kombu reads them.
 //!
 //! One deliberate difference: a bare `rediss://` checks the server's certificate (kombu does not); say
-//! `?ssl_cert_reqs=none` to give that up.
+//! `?ssl_cert_reqs=none` to give that up. `optional` checks it too: so does Python, where a client has no other choice.
 
 use std::path::PathBuf;
 
@@ -71,6 +71,8 @@ pub enum CertificateCheck {
 pub struct AmqpAddress {
     /// The whole URL, with the virtual host as AMQP clients expect it.
     pub url: SecretString,
+    /// The host name or address, without the brackets of IPv6: our AMQP client takes an address in brackets for `localhost`.
+    pub host: String,
     /// The URL without its credentials, for logs.
     pub redacted: String,
 }
@@ -97,6 +99,7 @@ impl RedisAddress {
     /// # Errors
     /// One sentence on what is wrong; never the URL itself.
     pub fn parse(text: &str) -> Result<Self, String> {
+        check_shape(text)?;
         // kombu takes credentials without a host, as in `redis+socket://:password@/path`; the URL standard does not.
         let hostless =
             text.split_once("@/").filter(|(head, _)| head.split_once("://").is_some_and(|(_, user)| !user.contains('/')));
@@ -133,8 +136,8 @@ impl RedisAddress {
 impl RedisTls {
     fn parse(query: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
         let check = match query("ssl_cert_reqs").map(|text| text.to_ascii_lowercase()).as_deref() {
-            None | Some("required" | "cert_required") => CertificateCheck::Full,
-            Some("none" | "cert_none" | "optional" | "cert_optional") => CertificateCheck::None,
+            None | Some("required" | "cert_required" | "optional" | "cert_optional") => CertificateCheck::Full,
+            Some("none" | "cert_none") => CertificateCheck::None,
             Some(_) => return Err("ssl_cert_reqs is none of required, optional, none".to_owned()),
         };
         let identity = match (query("ssl_certfile"), query("ssl_keyfile")) {
@@ -148,17 +151,11 @@ impl RedisTls {
 
 impl AmqpAddress {
     fn parse(text: &str) -> Result<Self, String> {
+        check_shape(text)?;
         let text = text.strip_prefix("py").unwrap_or(text);
         let mut url = Url::parse(text).map_err(|error| format!("not a URL: {error}"))?;
-        if url.host_str().is_none_or(str::is_empty) {
-            return Err("the host is missing".to_owned());
-        }
-        // What follows a `/` within a password, or the next URL of a list, would be taken for the virtual host, which is logged.
-        if url.path().contains('@') || url.path().contains(';') {
-            return Err(
-                "the virtual host has an @ or a ;: write a / in the password as %2F, and give one URL, not a list".to_owned()
-            );
-        }
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or("the host is missing")?;
+        let host = decoded(host.trim_matches(['[', ']']))?;
         // kombu takes "", "/" and "//" for the virtual host "/"; AMQP clients want it encoded.
         let virtual_host = match url.path() {
             "" | "/" | "//" => "/".to_owned(),
@@ -168,13 +165,52 @@ impl AmqpAddress {
         url.set_path(&format!("/{}", encoded.replace('+', "%20")));
         let port = url.port().unwrap_or(if url.scheme() == "amqps" { 5671 } else { 5672 });
         let redacted = format!("{}://{}:{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path());
-        Ok(Self { url: SecretString::from(url.to_string()), redacted })
+        // What the AMQP client cannot read would fail each connection, and what it says may repeat it.
+        decoded(url.username())?;
+        decoded(url.password().unwrap_or_default())?;
+        if let Some((name, _)) = url.query_pairs().find(|(name, value)| !is_readable(name, value)) {
+            return Err(format!("the parameter {name} has a value that the AMQP client cannot read"));
+        }
+        Ok(Self { url: SecretString::from(url.to_string()), host, redacted })
     }
 
-    /// The URL as text, credentials included: only for the client library.
+    /// The URL as text, credentials included: only for the client library, which needs [`Self::host`] besides.
     pub fn expose(&self) -> &str {
         self.url.expose_secret()
     }
+}
+
+/// Whether the AMQP client can read a parameter; it passes over those that it does not know.
+fn is_readable(name: &str, value: &str) -> bool {
+    match name {
+        "heartbeat" | "channel_max" => value.parse::<u16>().is_ok(),
+        "frame_max" | "connection_timeout" => value.parse::<u32>().is_ok(),
+        "auth_mechanism" => ["plain", "amqplain", "external", "anonymous"].contains(&value.to_lowercase().as_str()),
+        _ => true,
+    }
+}
+
+/// Refuses what would be read as something else than was meant: part of the password would be taken for a host, a port or a path,
+/// and those are logged.
+fn check_shape(text: &str) -> Result<(), &'static str> {
+    let (_, rest) = text.split_once("://").unwrap_or_default();
+    if rest.contains(';') {
+        return Err("give one URL, not a list; write a ; in the password as %3B");
+    }
+    if rest.contains('#') {
+        return Err("write a # as %23");
+    }
+    if rest.contains(char::is_control) {
+        return Err("it has a line break or another control character");
+    }
+    let (authority, behind) = rest.find(['/', '?']).map_or((rest, ""), |at| rest.split_at(at));
+    // Of the parameters only a value may have one, such as that of `password`.
+    let mut names =
+        behind.split(['?', '&']).map(|part| if part.starts_with('/') { part } else { part.split('=').next().unwrap_or(part) });
+    if !authority.is_empty() && names.any(|name| name.contains('@')) {
+        return Err("there is an @ behind the host: write a / in the password as %2F, a ? as %3F and an @ as %40");
+    }
+    Ok(())
 }
 
 fn database(text: &str) -> Result<i64, String> {

@@ -62,8 +62,10 @@ pub struct CeleryConfig {
     pub priority_steps: Vec<u8>,
     /// Redis: what stands between queue and step in a list's name.
     pub priority_separator: String,
-    /// Redis: prefix of every key.
+    /// Redis: prefix of every key of the broker.
     pub global_keyprefix: String,
+    /// Prefix of every key of the result backend.
+    pub result_key_prefix: String,
 }
 
 impl CeleryConfig {
@@ -105,6 +107,7 @@ impl CeleryConfig {
             priority_steps: priority_steps?,
             priority_separator: reader.optional("CELERY_PRIORITY_SEPARATOR").unwrap_or("\u{6}\u{16}").to_owned(),
             global_keyprefix: reader.optional("CELERY_GLOBAL_KEYPREFIX").unwrap_or_default().to_owned(),
+            result_key_prefix: reader.optional("CELERY_RESULT_GLOBAL_KEYPREFIX").unwrap_or_default().to_owned(),
         })
     }
 }

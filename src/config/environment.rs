@@ -23,9 +23,9 @@ impl Environment {
         let mut values = BTreeMap::new();
         match dotenvy::from_path_iter(path) {
             Ok(lines) => {
-                for (number, line) in lines.enumerate() {
-                    let (name, value) = line.map_err(|_| {
-                        Problems::one(&path.display().to_string(), &format!("entry {} is not NAME=value", number + 1))
+                for line in lines {
+                    let (name, value) = line.map_err(|error| {
+                        Problems::one(&path.display().to_string(), &format!("{} is not NAME=value", place(path, &error)))
                     })?;
                     values.insert(name, value);
                 }
@@ -42,6 +42,15 @@ impl Environment {
     pub fn reader(&self) -> Reader<'_> {
         Reader { values: &self.0, problems: Vec::new() }
     }
+}
+
+/// Which line an error is about.
+fn place(path: &Path, error: &dotenvy::Error) -> String {
+    let dotenvy::Error::LineParse(bad, _) = error else { return "a line".to_owned() };
+    let first = bad.lines().next().unwrap_or_default().trim();
+    let file = std::fs::read_to_string(path).unwrap_or_default();
+    let number = file.lines().position(|line| line.trim() == first);
+    number.map_or("a line".to_owned(), |number| format!("line {}", number + 1))
 }
 
 impl<const N: usize> From<[(&str, &str); N]> for Environment {
@@ -116,10 +125,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A secret exactly as it is set, blanks included.
+    /// A secret as it is set, blanks included.
     pub(super) fn secret(&mut self, name: &str) -> Option<SecretString> {
         self.required(name)?;
-        self.values.get(name).map(|value| SecretString::from(value.clone()))
+        self.values.get(name).map(|value| SecretString::from(without_line_end(value)))
     }
 
     pub(super) fn required(&mut self, name: &str) -> Option<&'a str> {
@@ -160,6 +169,11 @@ impl<'a> Reader<'a> {
     pub(super) fn prefixed(&self, prefix: &str) -> Vec<(&'a str, &'a str)> {
         self.values.iter().filter_map(|(name, value)| Some((name.strip_prefix(prefix)?, value.as_str()))).collect()
     }
+}
+
+/// A value without the line break at its end: files of secrets end with one, and no password does.
+pub(super) fn without_line_end(value: &str) -> &str {
+    value.trim_end_matches(['\r', '\n'])
 }
 
 /// What a value looks like, without telling it: it may be a password in the wrong place.

@@ -2,10 +2,10 @@
 
 use secrecy::SecretString;
 
-use super::environment::Reader;
+use super::environment::{Reader, without_line_end};
 
 /// Properties that the promises rest on, under each name that librdkafka takes: the service sets them, nobody else may.
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
     "bootstrap.servers",
     "metadata.broker.list",
     "group.id",
@@ -15,6 +15,8 @@ const OURS: [&str; 13] = [
     "enable.auto.offset.store",
     "enable.partition.eof",
     "enable.idempotence",
+    // A producer that has one takes no record outside of a transaction: no bad record would reach the dead-letter topic.
+    "transactional.id",
     "acks",
     "request.required.acks",
     "partition.assignment.strategy",
@@ -65,11 +67,15 @@ impl KafkaConfig {
         }
         let mut properties = Vec::new();
         for (name, value) in reader.prefixed("KAFKA_CONFIG_") {
+            // As with every variable, an empty value counts as not set.
+            if value.trim().is_empty() {
+                continue;
+            }
             let property = name.to_ascii_lowercase().replace('_', ".");
             if OURS.contains(&property.as_str()) {
                 reader.problem(&format!("KAFKA_CONFIG_{name}"), format!("{property} is set by the service itself; remove it"));
             }
-            properties.push((property, SecretString::from(value.to_owned())));
+            properties.push((property, SecretString::from(without_line_end(value))));
         }
         Some(Self {
             bootstrap_servers: bootstrap_servers?.to_owned(),

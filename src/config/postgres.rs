@@ -24,8 +24,8 @@ pub struct PostgresConfig {
     pub user: String,
     /// The role's password.
     pub password: SecretString,
-    /// Host name, address, or the folder of a Unix socket.
-    pub host: String,
+    /// Each a host name, an address, or the folder of a Unix socket. They are tried in their order until one takes writes.
+    pub hosts: Vec<String>,
     /// TCP port.
     pub port: u16,
     /// Database.
@@ -42,7 +42,7 @@ impl PostgresConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let user = reader.required("POSTGRES_USER");
         let password = reader.secret("POSTGRES_PASSWORD");
-        let host = reader.required("POSTGRES_HOST");
+        let hosts = hosts(reader);
         let port = reader.number("POSTGRES_PORT", 1, u16::MAX);
         let database = reader.required("POSTGRES_DB");
         let ssl_mode = match reader.optional("POSTGRES_SSLMODE") {
@@ -50,7 +50,9 @@ impl PostgresConfig {
                 "POSTGRES_SSLMODE",
                 &[("disable", SslMode::Disable), ("require", SslMode::Require), ("verify-full", SslMode::VerifyFull)],
             ),
-            None => host.map(|host| if is_local(host) { SslMode::Disable } else { SslMode::VerifyFull }),
+            None => hosts
+                .as_ref()
+                .map(|hosts| if hosts.iter().all(|host| is_local(host)) { SslMode::Disable } else { SslMode::VerifyFull }),
         };
         let ssl_root_certificate = reader.optional("POSTGRES_SSLROOTCERT").map(PathBuf::from);
         if let Some(path) = ssl_root_certificate.as_ref().filter(|path| !path.is_file()) {
@@ -60,7 +62,7 @@ impl PostgresConfig {
         Some(Self {
             user: user?.to_owned(),
             password: password?,
-            host: host?.to_owned(),
+            hosts: hosts?,
             port: port?,
             database: database?.to_owned(),
             ssl_mode: ssl_mode?,
@@ -68,6 +70,22 @@ impl PostgresConfig {
             auto_migrate: auto_migrate?,
         })
     }
+}
+
+/// libpq's list of hosts. Our client takes an address in brackets for a name.
+fn hosts(reader: &mut Reader<'_>) -> Option<Vec<String>> {
+    let list = reader.required("POSTGRES_HOST")?;
+    let hosts: Vec<_> = list.split(',').map(|host| host.trim().trim_matches(['[', ']']).to_owned()).collect();
+    let is_host = |host: &String| {
+        let is_address = host.parse::<std::net::IpAddr>().is_ok();
+        host.starts_with('/') || is_address || !host.is_empty() && !host.contains([':', '/', '@', '[', ']', ' '])
+    };
+    if !hosts.iter().all(is_host) {
+        let text = "expected a host, or several with a comma between them; the port stands in POSTGRES_PORT";
+        reader.problem("POSTGRES_HOST", format!("{text}, got {}", shape(list)));
+        return None;
+    }
+    Some(hosts)
 }
 
 /// Whether traffic to `host` stays on this machine.

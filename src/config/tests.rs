@@ -62,7 +62,7 @@ mod defaults {
     #[test]
     fn postgres_and_triggers() {
         let config = read(&[]);
-        assert_eq!((config.postgres.user.as_str(), config.postgres.host.as_str()), ("trader", "localhost"));
+        assert_eq!((config.postgres.user.as_str(), config.postgres.hosts), ("trader", vec!["localhost".to_owned()]));
         assert_eq!(config.postgres.password.expose_secret(), "pässword");
         assert_eq!((config.postgres.port, config.postgres.database.as_str()), (5432, "platform"));
         assert_eq!((config.postgres.ssl_root_certificate, config.postgres.auto_migrate), (None, true));
@@ -240,7 +240,10 @@ mod kafka {
     #[test]
     fn properties_are_passed_on_as_librdkafka_writes_them() {
         let config = read(&[
-            ("KAFKA_CONFIG_SASL_PASSWORD", " p=ä "),
+            // As a file of a secret ends; and what is empty counts as not set, as with every variable.
+            ("KAFKA_CONFIG_SASL_PASSWORD", " p=ä \n"),
+            ("KAFKA_CONFIG_SASL_USERNAME", ""),
+            ("KAFKA_CONFIG_CLIENT_RACK", " "),
             ("KAFKA_CONFIG_SECURITY_PROTOCOL", "SASL_SSL"),
             ("KAFKA_CONFIGURATION", "another program's"),
         ]);
@@ -261,6 +264,7 @@ mod kafka {
             "ENABLE_AUTO_OFFSET_STORE",
             "ENABLE_PARTITION_EOF",
             "ENABLE_IDEMPOTENCE",
+            "TRANSACTIONAL_ID",
             "ACKS",
             "REQUEST_REQUIRED_ACKS",
             "PARTITION_ASSIGNMENT_STRATEGY",
@@ -283,6 +287,25 @@ mod postgres {
         }
         for remote in ["db.example", "10.0.0.5", "0.0.0.0", "localhost.example", "2001:db8::1", "127.0.0.1.example"] {
             assert_eq!(read(&[("POSTGRES_HOST", remote)]).postgres.ssl_mode, SslMode::VerifyFull, "{remote}");
+        }
+    }
+
+    #[test]
+    fn several_hosts_are_tried_in_their_order_and_an_ipv6_address_may_stand_in_brackets() {
+        let hosts = |list| read(&[("POSTGRES_HOST", list)]).postgres;
+        assert_eq!(hosts("a, b").hosts, ["a", "b"]);
+        assert_eq!(hosts("[::1],localhost").hosts, ["::1", "localhost"]);
+        assert_eq!(hosts("[::1],localhost").ssl_mode, SslMode::Disable);
+        assert_eq!(hosts("localhost,b").ssl_mode, SslMode::VerifyFull);
+        for bad in ["a,,b", "a,", "db:5432", "a b", "postgres://db", "user@db"] {
+            assert_eq!(refused(&[("POSTGRES_HOST", bad)]), ["POSTGRES_HOST"], "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_line_break_at_the_end_is_no_part_of_the_password() {
+        for (set, password) in [("s\n", "s"), ("s\r\n", "s"), (" s \t", " s \t"), ("s\nt", "s\nt")] {
+            assert_eq!(read(&[("POSTGRES_PASSWORD", set)]).postgres.password.expose_secret(), password, "{set:?}");
         }
     }
 
@@ -354,7 +377,8 @@ mod celery {
             ("?ssl_cert_reqs=CERT_REQUIRED", CertificateCheck::Full),
             ("?ssl_cert_reqs=none", CertificateCheck::None),
             ("?ssl_cert_reqs=CERT_NONE", CertificateCheck::None),
-            ("?ssl_cert_reqs=optional", CertificateCheck::None),
+            // In Python a client that is told so checks the certificate too.
+            ("?ssl_cert_reqs=optional", CertificateCheck::Full),
         ] {
             let address = redis(&format!("rediss://h:6380/1{query}"));
             let RedisEndpoint::Tcp { tls: Some(tls), port: 6380, .. } = address.endpoint else { panic!("{query}") };
@@ -406,6 +430,21 @@ mod celery {
             "amqp://",
             "amqp://h:port/",
             "amqp://h/%ff",
+            "amqp://h/?heartbeat=often",
+            "amqp://%ff:p@h/",
+            // Lists, and passwords of which a part would be taken for a host, a port or a path.
+            "amqp://u:p@h//;amqp://u:p@i//",
+            "amqp://h;i",
+            "redis://:p@h;redis://:p@i",
+            "redis+socket:///x;redis+socket:///y",
+            "amqp://u:p/w@h//",
+            "amqp://u:1/w@h//",
+            "amqp://u:1?w@h//",
+            "amqp://u:1#w@h//",
+            "redis://u:1#w@h/0",
+            "redis://u:1/w@h/0",
+            "redis+socket://u/w@/tmp/x",
+            "redis://u:p\tw@h/0",
         ] {
             assert_eq!(refused(&[("CELERY_BROKER_URL", bad)]), ["CELERY_BROKER_URL"], "{bad}");
         }
@@ -549,9 +588,9 @@ mod problems {
     fn a_line_of_the_file_that_cannot_be_read_is_told_by_its_number() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(".env");
-        std::fs::write(&path, format!("BATCH_SIZE=7\n{CANARY} 'no equals sign\n")).unwrap();
+        std::fs::write(&path, format!("# a comment\n\nBATCH_SIZE=7\n\n{CANARY} 'no equals sign\n")).unwrap();
         let text = Environment::load(&path).unwrap_err().to_string();
-        assert!(text.contains("entry 2") && !text.contains(CANARY), "{text}");
+        assert!(text.contains("line 5") && !text.contains(CANARY), "{text}");
     }
 
     #[test]

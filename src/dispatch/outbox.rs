@@ -1,10 +1,11 @@
 //! Takes outbox entries to the broker: one at a time, in their order, while the loop decides the next batch.
 
 use std::collections::HashMap;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -34,7 +35,7 @@ pub(super) enum Left<T> {
 pub(super) struct Outbox<Q, T> {
     /// There while nothing is under way.
     carrier: Option<Carrier<Q>>,
-    under_way: Option<UnderWay<Carrier<Q>, T>>,
+    under_way: Option<UnderWay<Q, T>>,
     /// Entries that the store knows to be published; the queue is told when it is free.
     settled: Vec<Uuid>,
 }
@@ -42,7 +43,17 @@ pub(super) struct Outbox<Q, T> {
 /// With [`Bug::OldExpires`], how much longer a publication may carry the lease of its claim.
 const NEVER_OUTDATED: Duration = Duration::from_secs(3_600);
 
-type UnderWay<C, T> = Pin<Box<dyn Future<Output = (C, Result<Left<T>, Stopped>)>>>;
+/// How often the store hears that an entry is still ours: more than twice within the sweepers' patience. An attempt may take
+/// longer than that, and the sweepers would send the same tasks.
+const HOLD_EVERY: Duration = Duration::from_secs(4);
+
+struct UnderWay<Q, T> {
+    publication: Uuid,
+    hold_at: Instant,
+    attempt: Attempt<Carrier<Q>, T>,
+}
+
+type Attempt<C, T> = Pin<Box<dyn Future<Output = (C, Result<Left<T>, Stopped>)>>>;
 
 struct Carrier<Q> {
     queue: Q,
@@ -64,7 +75,20 @@ impl<Q: TaskQueue + 'static, T: 'static> Outbox<Q, T> {
     pub(super) fn begin(&mut self, entry: Entry<T>) {
         let mut carrier = self.carrier.take().expect("one entry at a time");
         self.settled.drain(..).for_each(|id| carrier.queue.settled(id));
-        self.under_way = Some(Box::pin(carrier.carry(entry)));
+        let (publication, hold_at) = (entry.publication.id, clock::timer() + HOLD_EVERY);
+        self.under_way = Some(UnderWay { publication, hold_at, attempt: Box::pin(carrier.carry(entry)) });
+    }
+
+    /// When the store has to hear that the entry under way is still ours; never if none is.
+    pub(super) fn hold_at(&self) -> Option<Instant> {
+        self.under_way.as_ref().map(|under_way| under_way.hold_at)
+    }
+
+    /// The entry under way, of which the store hears now.
+    pub(super) fn hold(&mut self) -> Option<Uuid> {
+        let under_way = self.under_way.as_mut()?;
+        under_way.hold_at = clock::timer() + HOLD_EVERY;
+        Some(under_way.publication)
     }
 
     /// The store knows that these entries are published.
@@ -77,9 +101,21 @@ impl<Q: TaskQueue + 'static, T: 'static> Outbox<Q, T> {
     /// # Errors
     /// Stopped while the broker did not take it.
     pub(super) async fn left(&mut self) -> Option<Result<Left<T>, Stopped>> {
-        let (carrier, result) = self.under_way.as_mut()?.await;
+        let (carrier, result) = (&mut self.under_way.as_mut()?.attempt).await;
         (self.carrier, self.under_way) = (Some(carrier), None);
         Some(result)
+    }
+
+    /// Does something else meanwhile. What is under way may have left by then.
+    pub(super) async fn beside<O>(&mut self, work: impl Future<Output = O>) -> (Option<Result<Left<T>, Stopped>>, O) {
+        let (mut work, mut left) = (pin!(work), None);
+        loop {
+            tokio::select! {
+                biased;
+                Some(now) = self.left(), if left.is_none() => left = Some(now),
+                done = &mut work => return (left, done),
+            }
+        }
     }
 }
 

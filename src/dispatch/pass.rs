@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::Terms;
 use crate::intake::{Batch, PartitionSpan, Reason, Rejected};
-use crate::rules::{Candidate, Matches, PartitionCounts, RuleSet, Skip, Skips, WHOLE};
+use crate::rules::{Matches, PartitionCounts, RuleSet, Skip, Skips, WHOLE};
 use crate::store::{ClaimRequest, Claimed, Wanted};
-use crate::tasks::Texts;
+use crate::tasks::{Pieces, Texts};
 
 /// Bytes of arguments in one statement, near enough: metadata may be large, and there is one copy for each slot.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
@@ -68,41 +68,38 @@ impl Pass {
 
     /// What the store is asked next: as many slots as one statement should decide.
     pub(super) fn request(&self, publication_id: Uuid, terms: &Terms) -> ClaimRequest {
-        let wanted = self.wanted(terms);
+        let (wanted, pieces) = self.wanted(terms);
         let is_last = self.next + wanted.len() == self.matches.candidates.len();
         // Where a record leads triggers already, it is for us to count: the statement sees only its own slots.
         let in_one = self.next == 0 && is_last && self.begun.is_empty();
         let goes_on = !in_one && !wanted.is_empty();
-        ClaimRequest { publication_id, spans: self.spans(), wanted, goes_on }
+        ClaimRequest { publication_id, spans: self.spans(), wanted, pieces, goes_on }
     }
 
-    fn wanted(&self, terms: &Terms) -> Vec<Wanted> {
+    fn wanted(&self, terms: &Terms) -> (Vec<Wanted>, Pieces) {
         let Self { batch, matches, .. } = self;
         let mut texts = Texts::new(&terms.celery, &terms.topic, terms.ids, batch, matches).in_own_words(self.own_words);
-        let mut wanted = |candidate: &Candidate| {
+        let mut bytes = 0;
+        let mut wanted = Vec::with_capacity((matches.candidates.len() - self.next).min(terms.most_slots));
+        for candidate in matches.candidates[self.next..].iter().take(terms.most_slots) {
+            if bytes > MOST_BYTES {
+                break;
+            }
             let signal = &batch.signals()[candidate.signal as usize];
             let ticker = if candidate.ticker == WHOLE { "" } else { batch.text(batch.mention(candidate.first).ticker) };
-            Wanted {
-                text: texts.text(candidate, ticker),
+            let text = texts.text(candidate, ticker);
+            bytes += texts.len_of(&text);
+            wanted.push(Wanted {
+                text,
                 pipeline_id: matches.rules.pipeline_id(candidate.pipeline),
                 ticker: ticker.to_owned(),
                 partition: signal.partition,
                 offset: signal.offset,
                 record_time_ms: signal.record_time_ms,
                 shared: candidate.shared,
-            }
-        };
-        let mut bytes = 0;
-        let mut taken = Vec::new();
-        for candidate in self.matches.candidates[self.next..].iter().take(terms.most_slots) {
-            if bytes > MOST_BYTES {
-                break;
-            }
-            let one = wanted(candidate);
-            bytes += one.text.kwargs.len();
-            taken.push(one);
+            });
         }
-        taken
+        (wanted, texts.into_pieces())
     }
 
     /// The records, and what is known of them before the claim.
@@ -150,12 +147,11 @@ impl Pass {
 
     /// Lets other signals lead where the ledger knows the first. Slots that are decided keep their leaders.
     pub(super) fn skip(&mut self, known: &[usize], terms: &Terms) {
-        let candidates = &self.matches.candidates[self.next..];
-        let skip = |position: &usize| {
-            let Candidate { pipeline, ticker, signal, .. } = candidates[*position];
-            Skip { pipeline, ticker, signal }
-        };
-        self.skips.add(&self.batch, known.iter().map(skip));
+        let skips = known.iter().map(|position| {
+            let candidate = &self.matches.candidates[self.next + position];
+            Skip { pipeline: candidate.pipeline, ticker: candidate.ticker, signal: candidate.signal }
+        });
+        self.skips.add(&self.batch, skips);
         self.matches = self.matches.rules.match_begun(&self.batch, terms.scope, &self.skips, &self.begun);
     }
 

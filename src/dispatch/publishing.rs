@@ -14,7 +14,8 @@ use crate::tasks::{Publication, Task, TaskQueue, expires, publish_by};
 
 /// A claim whose tasks the broker has, or soon will.
 pub(super) struct Settled {
-    request: ClaimRequest,
+    publication_id: Uuid,
+    wanted: Vec<Wanted>,
     claimed: Claimed,
     /// The batch, if this decided it to its end.
     ended: Option<Box<Pass>>,
@@ -32,12 +33,44 @@ enum RenewError<E> {
 }
 
 impl<S: Source, C: Claims> Deciding<S, C> {
-    /// Waits until the broker has what is under way, however often that takes a new lease.
-    pub(super) async fn leave<Q: TaskQueue + 'static>(&mut self, outbox: &mut Outbox<Q, Settled>) -> Result<(), Stopped> {
-        while let Some(left) = outbox.left().await {
-            self.follow(left, outbox).await?;
+    /// Waits until the broker has what is under way, however often that takes a new lease. No sweeper takes that entry up meanwhile,
+    /// nor the one that waits `behind` it.
+    pub(super) async fn leave<Q: TaskQueue + 'static>(
+        &mut self,
+        outbox: &mut Outbox<Q, Settled>,
+        behind: Option<Uuid>,
+    ) -> Result<(), Stopped> {
+        while let Some(hold_at) = outbox.hold_at() {
+            let left = tokio::select! {
+                biased;
+                left = outbox.left() => left,
+                () = tokio::time::sleep_until(hold_at) => self.hold(outbox, behind).await,
+            };
+            if let Some(left) = left {
+                self.follow(left, outbox).await?;
+            }
         }
         Ok(())
+    }
+
+    /// Tells the store that the entry under way is still ours, and the one `behind` it. What is under way may leave meanwhile.
+    pub(super) async fn hold<Q: TaskQueue + 'static>(
+        &mut self,
+        outbox: &mut Outbox<Q, Settled>,
+        behind: Option<Uuid>,
+    ) -> Option<Result<Left<Settled>, Stopped>> {
+        let ours: Vec<Uuid> = outbox.hold().into_iter().chain(behind).collect();
+        let Self { claims, waits, .. } = self;
+        let hold = async {
+            for id in ours {
+                match claims.renew(id).await {
+                    // The attempt under way goes on with what it has; before the next one the store is asked again.
+                    Ok(_) => waits.renew.recovered(),
+                    Err(error) => drop(waits.renew.failed(&error)),
+                }
+            }
+        };
+        outbox.beside(hold).await.0
     }
 
     /// What follows an attempt to publish.
@@ -89,7 +122,7 @@ impl<S: Source, C: Claims> Deciding<S, C> {
             self.events.matched(&pass.batch, &pass.matches);
         }
         let won = || claimed.won.iter().map(|position| &request.wanted[*position]);
-        let task = |wanted: &Wanted| Task { trigger_id: wanted.text.trigger_id, kwargs: wanted.text.kwargs.clone() };
+        let task = |wanted: &Wanted| Task { trigger_id: wanted.text.trigger_id, kwargs: wanted.text.kwargs(&request.pieces) };
         let Terms { lease, margin, .. } = self.terms;
         let publication = Publication {
             id: request.publication_id,
@@ -106,28 +139,33 @@ impl<S: Source, C: Claims> Deciding<S, C> {
             self.claims.confirm(request.publication_id);
             self.flush().await?;
         }
-        let ended = if request.goes_on {
+        let ClaimRequest { publication_id, wanted, goes_on, .. } = request;
+        let ended = if goes_on {
             self.backlog.put_back(pass);
             None
         } else {
             Some(Box::new(pass))
         };
-        outbox.begin(Entry { publication, record_times, then: Settled { request, claimed, ended, published: None } });
+        outbox.begin(Entry {
+            publication,
+            record_times,
+            then: Settled { publication_id, wanted, claimed, ended, published: None },
+        });
         Ok(())
     }
 
     /// What follows when the broker has the tasks of a claim.
     pub(super) async fn settle(&mut self, settled: Settled) {
-        let Settled { request, mut claimed, ended, published } = settled;
+        let Settled { publication_id, wanted, mut claimed, ended, published } = settled;
         // A sweeper may still have to publish these tasks, so this batch is not committed to Kafka. The commit of a later batch covers it.
         let is_left = published.as_ref().is_some_and(Vec::is_empty);
         if let Some(published) = published {
-            claimed.won.retain(|position| published.contains(&request.wanted[*position].text.trigger_id));
+            claimed.won.retain(|position| published.contains(&wanted[*position].text.trigger_id));
         }
         if !claimed.won.is_empty() {
-            self.claims.confirm(request.publication_id);
+            self.claims.confirm(publication_id);
         }
-        self.events.enqueued(&request.wanted, &claimed.won);
+        self.events.enqueued(&wanted, &claimed.won);
         let Some(pass) = ended else { return };
         let Pass { batch, matches, sums, .. } = *pass;
         chaos::point("before_commit");

@@ -18,8 +18,10 @@ pub struct Details<'a> {
     pub source: Option<Cow<'a, str>>,
     /// When, as JSON: a text or a number.
     pub timestamp: Option<&'a RawValue>,
-    /// The signal's own object, as JSON.
+    /// The signal's own object, as JSON; none that is larger than 16 KiB.
     pub metadata: Option<&'a RawValue>,
+    /// The same of any size: its timeframe counts though the rest goes into no task.
+    whole_metadata: Option<&'a RawValue>,
     /// For each mention of the signal, in order, its `reasoning` as JSON. Empty unless read by [`Details::with_reasoning`].
     pub reasoning: Vec<Option<&'a RawValue>>,
 }
@@ -53,8 +55,10 @@ impl<'a> Details<'a> {
         // A payload whose optional fields stand there twice has no details; it is still a signal.
         let Ok(fields) = serde_json::from_str::<Fields<'a, T>>(payload) else { return Self::default() };
         let source = fields.source.and_then(|raw| serde_json::from_str::<Text<'a>>(raw.get()).ok());
-        let metadata = fields.metadata.filter(|raw| raw.get().starts_with('{') && raw.get().len() <= MAX_METADATA_BYTES);
-        Self { source: source.map(|text| text.0), timestamp: fields.timestamp, metadata, reasoning: reasoning(fields.tickers) }
+        let whole_metadata = fields.metadata.filter(|raw| raw.get().starts_with('{'));
+        let metadata = whole_metadata.filter(|raw| raw.get().len() <= MAX_METADATA_BYTES);
+        let (source, reasoning) = (source.map(|text| text.0), reasoning(fields.tickers));
+        Self { source, timestamp: fields.timestamp, metadata, whole_metadata, reasoning }
     }
 
     /// The timeframe in the metadata.
@@ -64,7 +68,7 @@ impl<'a> Details<'a> {
             #[serde(borrow, default)]
             timeframe: Option<&'a RawValue>,
         }
-        let raw = serde_json::from_str::<Fields<'a>>(self.metadata?.get()).ok()?.timeframe?;
+        let raw = serde_json::from_str::<Fields<'a>>(self.whole_metadata?.get()).ok()?.timeframe?;
         serde_json::from_str::<Text<'a>>(raw.get()).ok().map(|text| text.0)
     }
 }
@@ -154,6 +158,13 @@ mod tests {
         let metadata = |bytes| Details::read(&payload(bytes)).metadata.map(|raw| raw.get().len());
         assert_eq!((metadata(16 * 1024), metadata(16 * 1024 + 1)), (Some(16 * 1024), None));
         assert_eq!(Details::read(&payload(16 * 1024 + 1)).source.as_deref(), Some("s"));
+    }
+
+    #[test]
+    fn the_timeframe_counts_however_large_the_metadata_is() {
+        let payload = format!(r#"{{"metadata": {{"a": "{}", "timeframe": "1d"}}}}"#, "x".repeat(100_000));
+        let details = Details::read(&payload);
+        assert_eq!((details.timeframe().as_deref(), details.metadata.map(RawValue::get)), (Some("1d"), None));
     }
 
     #[test]

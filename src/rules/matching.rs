@@ -228,7 +228,7 @@ impl Matching<'_> {
             Scope::Pipeline => WHOLE,
             Scope::Ticker => ticker,
         };
-        if !self.skips.is_empty() && self.skips.has(Skip { pipeline, ticker: slot_ticker, signal: position }) {
+        if self.skips.contains(Skip { pipeline, ticker: slot_ticker, signal: position }) {
             return Some(Outcome::Known);
         }
         let mut outcome = Outcome::Merged;

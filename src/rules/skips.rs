@@ -1,4 +1,4 @@
-//! Which signals may not lead a slot: the ledger knows them there already. Pure.
+//! The slots and signals of a batch that the ledger knows already. Pure.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,46 +16,61 @@ pub struct Skip {
     pub signal: u32,
 }
 
-/// The skips of a batch. Signals with one id are one signal to the ledger: a skip of one of them is a skip of all. Else n records
-/// with one id would cost n claims, one after the other.
-#[derive(Debug, Default)]
+/// All that may not lead. The ledger knows a signal by its id, so whoever states the same id may not lead either: else each record of a
+/// producer with a constant id would cost a claim of its own.
+#[derive(Debug, Clone, Default)]
 pub struct Skips {
-    /// Each with the first signal that has its id.
-    known: HashSet<Skip>,
-    /// For each signal of the batch the first one with the same id. Made when there is something to skip.
-    first: Vec<u32>,
+    skips: HashSet<Skip>,
+    /// For signals whose id an earlier signal of the batch states too: that one's position.
+    first_of: HashMap<u32, u32>,
 }
 
 impl Skips {
     /// Adds what the ledger knows of a batch.
-    pub fn add(&mut self, batch: &Batch, known: impl IntoIterator<Item = Skip>) {
-        if self.first.len() != batch.signals().len() {
-            self.first = first_with_the_same_id(batch);
+    pub fn add(&mut self, batch: &Batch, skips: impl IntoIterator<Item = Skip>) {
+        if self.skips.is_empty() {
+            self.first_of = first_of(batch);
         }
-        let Self { known: all, first } = self;
-        all.extend(known.into_iter().map(|skip| Skip { signal: first[skip.signal as usize], ..skip }));
+        let Self { first_of, .. } = self;
+        self.skips.extend(skips.into_iter().map(|skip| Skip { signal: first(first_of, skip.signal), ..skip }));
     }
 
-    /// Whether nothing is skipped.
+    /// Whether the ledger knows the signal for the slot.
     #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.known.is_empty()
+    pub(super) fn contains(&self, skip: Skip) -> bool {
+        !self.skips.is_empty() && self.skips.contains(&Skip { signal: first(&self.first_of, skip.signal), ..skip })
     }
 
-    /// Whether a signal may not lead a slot.
-    pub(super) fn has(&self, skip: Skip) -> bool {
-        self.known.contains(&Skip { signal: self.first[skip.signal as usize], ..skip })
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.skips.clear();
     }
 }
 
-/// A signal that states no id is the only one with its id.
-fn first_with_the_same_id(batch: &Batch) -> Vec<u32> {
-    let mut seen: HashMap<&str, u32, foldhash::fast::RandomState> = HashMap::default();
-    let mut first = |(position, signal): (u32, &crate::intake::Signal)| {
-        if signal.stated_id.is_empty() || chaos::bug(Bug::SkipByPosition) {
-            return position;
+#[cfg(test)]
+impl FromIterator<Skip> for Skips {
+    fn from_iter<I: IntoIterator<Item = Skip>>(skips: I) -> Self {
+        Self { skips: skips.into_iter().collect(), first_of: HashMap::new() }
+    }
+}
+
+fn first(first_of: &HashMap<u32, u32>, signal: u32) -> u32 {
+    first_of.get(&signal).copied().unwrap_or(signal)
+}
+
+fn first_of(batch: &Batch) -> HashMap<u32, u32> {
+    let mut first_with: HashMap<&str, u32> = HashMap::new();
+    let mut first_of = HashMap::new();
+    for (position, signal) in (0..).zip(batch.signals()) {
+        let id = batch.text(signal.stated_id);
+        // Without an id each signal is one of its own.
+        if id.is_empty() || chaos::bug(Bug::SkipByPosition) {
+            continue;
         }
-        *seen.entry(batch.text(signal.stated_id)).or_insert(position)
-    };
-    (0..).zip(batch.signals()).map(&mut first).collect()
+        let first = *first_with.entry(id).or_insert(position);
+        if first != position {
+            first_of.insert(position, first);
+        }
+    }
+    first_of
 }

@@ -41,15 +41,25 @@ const SESSION: &str = "set application_name = 'trigger-dispatcher'; set timezone
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// PostgreSQL does not answer or refuses.
-    #[error("postgresql: {}", describe(.0))]
-    Postgres(#[source] tokio_postgres::Error),
+    /// PostgreSQL does not answer or refuses. No source: it would repeat the text, with the values of the server's detail.
+    #[error("postgresql at {at}: {}", describe(.error))]
+    Postgres {
+        /// Where, and as whom.
+        at: Arc<str>,
+        /// What the client says.
+        error: tokio_postgres::Error,
+    },
     /// No answer in time.
-    #[error("postgresql: no answer within {0:?}")]
-    TimedOut(Duration),
+    #[error("postgresql at {at}: no answer within {within:?}")]
+    TimedOut {
+        /// Where, and as whom.
+        at: Arc<str>,
+        /// How long we waited.
+        within: Duration,
+    },
     /// An answer of another shape than our statements give.
     #[error("postgresql gave an answer of another shape: {0}")]
-    Answer(#[source] tokio_postgres::Error),
+    Answer(tokio_postgres::Error),
     /// The platform's tables are not as they should be.
     #[error("{0}")]
     Platform(String),
@@ -101,27 +111,27 @@ fn is_row_security(error: &DbError) -> bool {
 impl StoreError {
     /// Whether the values of a statement were refused, not the statement or we.
     pub fn is_about_data(&self) -> bool {
-        matches!(self, Self::Postgres(error) if error.code().is_some_and(|code| code.code().starts_with("22")))
+        matches!(self, Self::Postgres { error, .. } if error.code().is_some_and(|code| code.code().starts_with("22")))
     }
 
     /// Whether others hold what a statement needs: it may succeed a moment later.
     pub fn is_a_lock(&self) -> bool {
-        matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
+        matches!(self, Self::Postgres { error, .. } if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
     }
 
     /// Whether the server has given a statement up (`statement_timeout`), and so has not applied it.
     pub(super) fn is_a_timeout(&self) -> bool {
-        matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::QUERY_CANCELED))
+        matches!(self, Self::Postgres { error, .. } if error.code() == Some(&SqlState::QUERY_CANCELED))
     }
 
     /// Whether it is not our right.
     pub(super) fn is_a_missing_right(&self) -> bool {
-        matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE))
+        matches!(self, Self::Postgres { error, .. } if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE))
     }
 
     /// Whether two transactions waited for each other, and the server ended this one.
     pub fn is_a_deadlock(&self) -> bool {
-        matches!(self, Self::Postgres(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED))
+        matches!(self, Self::Postgres { error, .. } if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED))
     }
 
     /// Whether waiting and trying again is of no use.
@@ -136,12 +146,16 @@ pub struct Database {
     config: PostgresConfig,
     /// Whether it was seen that no pooler shares our sessions.
     is_direct: Arc<AtomicBool>,
+    /// Where, and as whom, for errors.
+    at: Arc<str>,
 }
 
 /// A session that ends with its owner.
 #[derive(Debug)]
 pub struct Connection {
     client: Client,
+    /// Where, and as whom, for errors.
+    at: Arc<str>,
     /// Our statements as they were filled in for this session (catalog.rs), by their text and reading.
     filled: Mutex<HashMap<String, String>>,
     _driver: Companion,
@@ -150,12 +164,14 @@ pub struct Connection {
 impl Database {
     /// Prepares connections; PostgreSQL need not be reachable yet.
     pub fn new(config: &PostgresConfig) -> Self {
-        Self { config: config.clone(), is_direct: Arc::default() }
+        let PostgresConfig { user, port, database, .. } = config;
+        let at = format!("{}:{port} as {user}, database {database}", config.hosts.join(",")).into();
+        Self { config: config.clone(), is_direct: Arc::default(), at }
     }
 
     /// Where the server is, for messages.
     pub(super) fn address(&self) -> String {
-        format!("{}:{}", self.config.host, self.config.port)
+        format!("{}:{}", self.config.hosts.join(","), self.config.port)
     }
 
     /// Our schema, for messages.
@@ -190,18 +206,20 @@ impl Database {
     /// A new session that was not told anything yet.
     async fn open(&self, notices: Option<UnboundedSender<()>>) -> Result<Connection, StoreError> {
         let config = self.client_config();
+        let (at, failed) = (Arc::clone(&self.at), |error| StoreError::Postgres { at: Arc::clone(&self.at), error });
         let connect = async {
             if self.config.ssl_mode == SslMode::Disable {
-                let (client, connection) = config.connect(NoTls).await.map_err(StoreError::Postgres)?;
+                let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
                 self.look_at_version(connection.parameter("server_version"))?;
-                Ok(Connection { client, filled: Mutex::default(), _driver: Companion::start(drive(connection, notices)) })
+                Ok(Connection { client, at, filled: Mutex::default(), _driver: Companion::start(drive(connection, notices)) })
             } else {
-                let (client, connection) = config.connect(tls::connector(&self.config)?).await.map_err(StoreError::Postgres)?;
+                let (client, connection) = config.connect(tls::connector(&self.config)?).await.map_err(failed)?;
                 self.look_at_version(connection.parameter("server_version"))?;
-                Ok(Connection { client, filled: Mutex::default(), _driver: Companion::start(drive(connection, notices)) })
+                Ok(Connection { client, at, filled: Mutex::default(), _driver: Companion::start(drive(connection, notices)) })
             }
         };
-        tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| StoreError::TimedOut(CONNECT_TIMEOUT))?
+        let timed_out = |_| StoreError::TimedOut { at: Arc::clone(&self.at), within: CONNECT_TIMEOUT };
+        tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(timed_out)?
     }
 
     /// Before any statement: an older server does not know all that we tell a session.
@@ -221,15 +239,18 @@ impl Database {
         config
             .user(&self.config.user)
             .password(self.config.password.expose_secret())
-            .host(&self.config.host)
             .port(self.config.port)
             .dbname(&self.config.database)
-            .connect_timeout(CONNECT_TIMEOUT)
+            // One that does not answer leaves time for the next.
+            .connect_timeout(CONNECT_TIMEOUT / u32::try_from(self.config.hosts.len()).unwrap_or(u32::MAX).max(1))
             .keepalives_idle(Duration::from_secs(10))
             .tcp_user_timeout(Duration::from_secs(20))
             // After a failover the old primary may answer, read only.
             .target_session_attrs(TargetSessionAttrs::ReadWrite)
             .ssl_mode(if self.config.ssl_mode == SslMode::Disable { ClientSslMode::Disable } else { ClientSslMode::Require });
+        for host in &self.config.hosts {
+            config.host(host);
+        }
         config
     }
 }
@@ -255,8 +276,12 @@ where
 
 impl Connection {
     async fn within<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
-        let result = tokio::time::timeout(CLIENT_TIMEOUT, work).await.map_err(|_| StoreError::TimedOut(CLIENT_TIMEOUT))?;
-        result.map_err(StoreError::Postgres)
+        let timed_out = |_| StoreError::TimedOut { at: Arc::clone(&self.at), within: CLIENT_TIMEOUT };
+        tokio::time::timeout(CLIENT_TIMEOUT, work).await.map_err(timed_out)?.map_err(|error| self.failed(error))
+    }
+
+    fn failed(&self, error: tokio_postgres::Error) -> StoreError {
+        StoreError::Postgres { at: Arc::clone(&self.at), error }
     }
 
     /// A text that was kept for the life of the session.
@@ -338,7 +363,7 @@ impl Connection {
     /// # Errors
     /// PostgreSQL does not answer or refuses.
     pub(super) async fn batch_of_any_length(&self, sql: &str) -> Result<(), StoreError> {
-        self.client.batch_execute(sql).await.map_err(StoreError::Postgres)
+        self.client.batch_execute(sql).await.map_err(|error| self.failed(error))
     }
 
     /// Whether the session has ended.

@@ -235,16 +235,16 @@ pub struct MemoryClaims {
 }
 
 impl Trigger {
-    fn new(wanted: &Wanted, publication_id: Uuid, deployment: i32, claimed_at_ms: i64, leased_until_ms: i64) -> Self {
+    fn new(wanted: &Wanted, request: &ClaimRequest, deployment: i32, claimed_at_ms: i64, leased_until_ms: i64) -> Self {
         Self {
             pipeline_id: wanted.pipeline_id,
             ticker: wanted.ticker.clone(),
-            signal_id: wanted.text.signal_id.clone(),
+            signal_id: wanted.text.signal_id.to_string(),
             partition: wanted.partition,
             offset: wanted.offset,
-            kwargs: wanted.text.kwargs.clone(),
-            claimed_as: publication_id,
-            publication_id,
+            kwargs: wanted.text.kwargs(&request.pieces),
+            claimed_as: request.publication_id,
+            publication_id: request.publication_id,
             attempt: 1,
             claimed_at_ms,
             leased_until_ms,

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use crate::intake::{PartitionSpan, Position, Start};
 use crate::rules::PartitionCounts;
-use crate::tasks::{Publication, TriggerText};
+use crate::tasks::{Pieces, Publication, TriggerText};
 
 pub use database::{Connection, Database, StoreError};
 pub use evidence::Evidence;
@@ -61,6 +61,8 @@ pub struct ClaimRequest {
     pub spans: Vec<(PartitionSpan, PartitionCounts)>,
     /// The slots, ascending by (pipeline, ticker).
     pub wanted: Vec<Wanted>,
+    /// The pieces that the texts of the slots name.
+    pub pieces: Pieces,
     /// Whether more of the batch follows. Then no offset moves and no record is counted yet, but the progress remembers
     /// that the batch is begun.
     pub goes_on: bool,
@@ -103,6 +105,8 @@ pub struct TakenUp {
     pub publication: Publication,
     /// Triggers whose signal is too old by now: to be given up, unless the broker has them.
     pub stale: Vec<Uuid>,
+    /// Triggers whose slot has passed on, and of which the store knows no start. The result backend may know one.
+    pub gone: Vec<Uuid>,
     /// Whether some of its tasks have started: the broker had them.
     pub is_started: bool,
     /// Whether it is so old that its guard may be gone from the broker.

@@ -200,7 +200,7 @@ impl Claims for PostgresClaims {
         }
         let verdict = match self.claim_on(&session, request).await {
             // It may be a record's fault: then waiting would stop its partition for ever.
-            Err(error) if error.is_about_data() => match unstorable(&session.connection, &request.wanted).await? {
+            Err(error) if error.is_about_data() => match unstorable(&session.connection, request).await? {
                 positions if positions.is_empty() => return Err(error),
                 positions => Verdict::Refused(positions),
             },

@@ -195,7 +195,7 @@ impl TaskQueue for AmqpQueue {
         }
         let link = match self.link.take() {
             Some(link) => link,
-            None => self.within(CONNECT_TIMEOUT, Link::connect(self.address.expose())).await?,
+            None => self.within(CONNECT_TIMEOUT, Link::connect(&self.address)).await?,
         };
         let is_blocked = || link.connection.status().connected() && link.connection.status().blocked();
         if clock::timer() > publication.publish_by {

@@ -1,7 +1,10 @@
 //! The keyword arguments of a task, made from its signals and its rule. Pure.
 
+mod pieces;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -10,6 +13,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+pub use self::pieces::Pieces;
 use super::celery::iso8601;
 use crate::chaos::{self, Bug};
 use crate::config::{Argument, CeleryConfig};
@@ -26,11 +30,28 @@ pub struct TriggerText {
     /// The trigger's id.
     pub trigger_id: Uuid,
     /// The signal's id.
-    pub signal_id: String,
+    pub signal_id: Arc<str>,
     /// The first ticker that matched.
     pub symbol: String,
+    /// The beginning of the keyword arguments, a JSON object: the arguments that only this trigger has.
+    pub head: String,
+    /// The numbers of the pieces that end it.
+    pub pieces: Box<[u32]>,
+}
+
+impl TriggerText {
     /// The keyword arguments, as a JSON object.
-    pub kwargs: String,
+    pub fn kwargs(&self, pieces: &Pieces) -> String {
+        let mut kwargs = String::with_capacity(self.kwargs_len(pieces));
+        kwargs.push_str(&self.head);
+        self.pieces.iter().for_each(|number| kwargs.push_str(pieces.get(*number)));
+        kwargs
+    }
+
+    /// Bytes of the keyword arguments.
+    pub fn kwargs_len(&self, pieces: &Pieces) -> usize {
+        self.head.len() + self.pieces.iter().map(|number| pieces.get(*number).len()).sum::<usize>()
+    }
 }
 
 /// The id that a signal states, or one made from where and when it stands in the topic. Its time is part of it, for a
@@ -48,16 +69,19 @@ pub fn id_of_place(topic: &str, partition: i32, offset: i64, time_ms: i64) -> St
     Uuid::new_v5(&NAMESPACE, format!("{topic}|{partition}|{offset}|{time_ms}").as_bytes()).to_string()
 }
 
-/// What the candidate would be told. `slot` is empty for a whole pipeline.
-pub fn trigger_text(
-    config: &CeleryConfig,
-    topic: &str,
-    batch: &Batch,
-    matches: &Matches,
-    candidate: &Candidate,
+/// What the candidate would be told, all of it in the text's head. `slot` is empty for a whole pipeline.
+pub fn trigger_text<'a>(
+    config: &'a CeleryConfig,
+    topic: &'a str,
+    batch: &'a Batch,
+    matches: &'a Matches,
+    candidate: &'a Candidate,
     slot: &str,
 ) -> TriggerText {
-    Texts::new(config, topic, IdSpace::FORMER, batch, matches).text(candidate, slot)
+    let mut texts = Texts::new(config, topic, IdSpace::FORMER, batch, matches);
+    let text = texts.text(candidate, slot);
+    let head = text.kwargs(&texts.into_pieces());
+    TriggerText { head, pieces: Box::default(), ..text }
 }
 
 /// Tells the candidates of one batch what they need to know. One signal may lead many of them: it is read once.
@@ -72,28 +96,43 @@ pub struct Texts<'a> {
     own_words: bool,
     /// The signals that were read, by their positions in the batch.
     said: HashMap<u32, Said<'a>, foldhash::fast::RandomState>,
+    /// The pieces of what mentions say, by their positions in the batch.
+    mentions: HashMap<u32, Mention, foldhash::fast::RandomState>,
+    pieces: Pieces,
+    comma: u32,
+    end: u32,
 }
 
 /// What a signal tells each of its candidates.
 #[derive(Debug)]
 struct Said<'a> {
-    signal_id: String,
-    /// The signal context as JSON, up to its tickers, which hang on who is told.
-    context: String,
-    /// The signal's own object as JSON; an empty one when there is none.
-    metadata: &'a str,
+    signal_id: Arc<str>,
     /// Its id and its time as JSON.
     id: String,
     time: String,
     reasoning: Vec<Option<&'a RawValue>>,
-    /// For each of its mentions the entry of `signals` as JSON, once a candidate has asked for it.
-    entries: Vec<Option<String>>,
+    /// The piece with the signal context up to its tickers, which hang on who is told.
+    beginning: u32,
+    /// The piece after its `signals`: the signal's own object, and the end of the arguments.
+    end: u32,
+}
+
+/// The pieces of what a mention tells its candidates.
+#[derive(Debug, Clone, Copy)]
+struct Mention {
+    ticker: u32,
+    /// The end of the tickers, and what stands for the whole signal if this mention comes first.
+    summary: u32,
+    /// Its entry of `signals`.
+    entry: u32,
 }
 
 impl<'a> Texts<'a> {
     /// Texts for a batch and what it matches.
     pub fn new(config: &'a CeleryConfig, topic: &'a str, ids: IdSpace, batch: &'a Batch, matches: &'a Matches) -> Self {
-        Self { config, topic, ids, batch, matches, own_words: false, said: HashMap::default() }
+        let (said, mentions, mut pieces) = (HashMap::default(), HashMap::default(), Pieces::default());
+        let (comma, end) = (pieces.add(","), pieces.add("}"));
+        Self { config, topic, ids, batch, matches, own_words: false, said, mentions, pieces, comma, end }
     }
 
     /// Texts that hold nothing of the signals that joined a candidate: one of them has a text that the store cannot hold.
@@ -102,37 +141,63 @@ impl<'a> Texts<'a> {
         Self { own_words, ..self }
     }
 
+    /// The pieces that the candidates' texts name.
+    pub fn into_pieces(self) -> Pieces {
+        self.pieces
+    }
+
+    /// Bytes of a text's keyword arguments.
+    pub fn len_of(&self, text: &TriggerText) -> usize {
+        text.kwargs_len(&self.pieces)
+    }
+
     /// What the candidate would be told. `slot` is empty for a whole pipeline.
-    pub fn text(&mut self, candidate: &Candidate, slot: &str) -> TriggerText {
+    pub fn text(&mut self, candidate: &'a Candidate, slot: &str) -> TriggerText {
         let Self { config, ids, batch, matches, .. } = *self;
         let rules = &matches.rules;
-        let said = self.said(candidate.signal);
-        let (signal_id, room) = (said.signal_id.clone(), said.context.len() + said.metadata.len());
+        let signal_id = self.said(candidate.signal).signal_id.clone();
         let pipeline_id = rules.pipeline_id(candidate.pipeline);
         let trigger_id =
             if chaos::bug(Bug::NoConflictKey) { Uuid::new_v4() } else { ids.trigger_id(pipeline_id, slot, &signal_id) };
         let symbol = batch.text(batch.mention(candidate.first).ticker);
-        let mut kwargs = Object::with_capacity(384 + room + 256 * matches.mentions(candidate).count());
+        let mut head = Object::with_capacity(256);
         for argument in &config.arguments {
             match argument {
-                Argument::PipelineId => kwargs.field("pipeline_id").json(&pipeline_id),
-                Argument::UserId => kwargs.field("user_id").json(&rules.owner(candidate.pipeline)),
-                Argument::ExecutionId => kwargs.field("execution_id").json(&trigger_id),
-                Argument::Symbol => kwargs.field("symbol").json(symbol),
-                Argument::SignalContext => self.context(candidate, kwargs.field("signal_context")),
+                Argument::PipelineId => head.field("pipeline_id").json(&pipeline_id),
+                Argument::UserId => head.field("user_id").json(&rules.owner(candidate.pipeline)),
+                Argument::ExecutionId => head.field("execution_id").json(&trigger_id),
+                Argument::Symbol => head.field("symbol").json(symbol),
+                // Last, for it is the part that others share.
+                Argument::SignalContext => {}
             }
         }
         for (name, value) in &config.extra_kwargs {
-            kwargs.field(name).json(value);
+            head.field(name).json(value);
         }
-        let kwargs = kwargs.end();
-        TriggerText { trigger_id, signal_id, symbol: symbol.to_owned(), kwargs }
+        let pieces = if config.arguments.contains(&Argument::SignalContext) {
+            head.field("signal_context");
+            self.context(candidate)
+        } else {
+            [self.end].into()
+        };
+        TriggerText { trigger_id, signal_id, symbol: symbol.to_owned(), head: head.text(), pieces }
     }
 
     /// A signal, read at most once, by its position.
-    fn said(&mut self, position: u32) -> &mut Said<'a> {
-        let Self { topic, batch, .. } = *self;
-        self.said.entry(position).or_insert_with(|| Said::new(topic, batch, &batch.signals()[position as usize]))
+    fn said(&mut self, position: u32) -> &Said<'a> {
+        let Self { topic, batch, said, pieces, .. } = self;
+        said.entry(position).or_insert_with(|| Said::new(topic, batch, &batch.signals()[position as usize], pieces))
+    }
+
+    /// A mention, written at most once, by its position.
+    fn mention(&mut self, position: u32) -> Mention {
+        let Self { topic, batch, said, mentions, pieces, .. } = self;
+        *mentions.entry(position).or_insert_with(|| {
+            let number = batch.signal_of(position);
+            let signal = &batch.signals()[number as usize];
+            let said = said.entry(number).or_insert_with(|| Said::new(topic, batch, signal, pieces));
+            said.mention(batch, signal, position, pieces)
+        })
     }
 
     /// The mentions that a candidate is told, one for each ticker.
@@ -149,35 +214,34 @@ impl<'a> Texts<'a> {
         })
     }
 
-    /// Writes the whole signal context of one candidate.
-    fn context(&mut self, candidate: &Candidate, out: &mut Object) {
-        let Self { batch, .. } = *self;
-        out.raw(&self.said(candidate.signal).context);
+    /// The signal context of a candidate, and the end of its arguments.
+    fn context(&mut self, candidate: &'a Candidate) -> Box<[u32]> {
+        let (comma, mentions) = (self.comma, self.mentions(candidate).count());
+        let mut numbers = Vec::with_capacity(4 * mentions + 1);
+        numbers.push(self.said(candidate.signal).beginning);
         for (position, mention) in self.mentions(candidate).enumerate() {
-            out.raw(if position == 0 { r#","tickers":["# } else { "," });
-            out.json(batch.text(batch.mention(mention).ticker));
+            if position > 0 {
+                numbers.push(comma);
+            }
+            numbers.push(self.mention(mention).ticker);
         }
-        let first = batch.mention(candidate.first);
-        out.raw(r#"],"bias":"#);
-        out.json(&some(batch.text(first.bias)));
-        out.raw(r#","confidence":"#);
-        out.json(&first.confidence);
+        numbers.push(self.mention(candidate.first).summary);
         for (position, mention) in self.mentions(candidate).enumerate() {
-            out.raw(if position == 0 { r#","signals":["# } else { "," });
-            let signal = batch.signal_of(mention);
-            out.raw(self.said(signal).entry(batch, &batch.signals()[signal as usize], mention));
+            if position > 0 {
+                numbers.push(comma);
+            }
+            numbers.push(self.mention(mention).entry);
         }
-        out.raw(r#"],"metadata":"#);
-        out.raw(self.said(candidate.signal).metadata);
-        out.raw("}");
+        numbers.push(self.said(candidate.signal).end);
+        numbers.into_boxed_slice()
     }
 }
 
 impl<'a> Said<'a> {
-    fn new(topic: &str, batch: &'a Batch, signal: &Signal) -> Self {
-        let signal_id = signal_id(topic, batch, signal);
+    fn new(topic: &str, batch: &'a Batch, signal: &Signal, pieces: &mut Pieces) -> Self {
+        let signal_id: Arc<str> = signal_id(topic, batch, signal).into();
         let details = Details::with_reasoning(batch.text(signal.payload));
-        let (id, time) = (json(&signal_id), json(&timestamp(details.timestamp, signal.record_time_ms)));
+        let (id, time) = (json(&*signal_id), json(&timestamp(details.timestamp, signal.record_time_ms)));
         let mut context = Object::with_capacity(256);
         context.raw(r#""signal_id":"#);
         context.raw(&id);
@@ -187,32 +251,34 @@ impl<'a> Said<'a> {
         context.json(&details.source);
         context.raw(r#","timestamp":"#);
         context.raw(&time);
-        let entries = vec![None; batch.mentions(signal).len()];
+        context.raw(r#","tickers":["#);
+        let beginning = pieces.add(&context.text());
         let metadata = details.metadata.map_or("{}", RawValue::get);
-        Self { signal_id, context: context.text(), metadata, id, time, reasoning: details.reasoning, entries }
+        let end = pieces.add(&[r#"],"metadata":"#, metadata, "}}"].concat());
+        Self { signal_id, id, time, reasoning: details.reasoning, beginning, end }
     }
 
-    /// The entry of `signals` for one mention of this signal.
-    fn entry(&mut self, batch: &Batch, signal: &Signal, position: u32) -> &str {
-        let index = (position - signal.first_mention) as usize;
-        let Self { id, time, reasoning, entries, .. } = self;
-        entries[index].get_or_insert_with(|| {
-            let mention = batch.mention(position);
-            let mut entry = Object::with_capacity(256);
-            entry.raw(r#""ticker":"#);
-            entry.json(batch.text(mention.ticker));
-            entry.raw(r#","signal":"#);
-            entry.json(&some(batch.text(mention.bias)));
-            entry.raw(r#","confidence":"#);
-            entry.json(&mention.confidence);
-            entry.raw(r#","reasoning":"#);
-            entry.raw(&reasoning.get(index).copied().flatten().map_or("null".into(), beginning));
-            entry.raw(r#","signal_id":"#);
-            entry.raw(id);
-            entry.raw(r#","timestamp":"#);
-            entry.raw(time);
-            entry.end()
-        })
+    /// The pieces for one mention of this signal.
+    fn mention(&self, batch: &Batch, signal: &Signal, position: u32, pieces: &mut Pieces) -> Mention {
+        let mention = batch.mention(position);
+        let (ticker, bias) = (json(batch.text(mention.ticker)), json(&some(batch.text(mention.bias))));
+        let confidence = json(&mention.confidence);
+        let reasoning = self.reasoning.get((position - signal.first_mention) as usize).copied().flatten();
+        let mut entry = Object::with_capacity(256);
+        entry.raw(r#""ticker":"#);
+        entry.raw(&ticker);
+        entry.raw(r#","signal":"#);
+        entry.raw(&bias);
+        entry.raw(r#","confidence":"#);
+        entry.raw(&confidence);
+        entry.raw(r#","reasoning":"#);
+        entry.raw(&reasoning.map_or("null".into(), beginning));
+        entry.raw(r#","signal_id":"#);
+        entry.raw(&self.id);
+        entry.raw(r#","timestamp":"#);
+        entry.raw(&self.time);
+        let summary = [r#"],"bias":"#, &bias, r#","confidence":"#, &confidence, r#","signals":["#].concat();
+        Mention { ticker: pieces.add(&ticker), summary: pieces.add(&summary), entry: pieces.add(&entry.end()) }
     }
 }
 

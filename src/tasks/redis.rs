@@ -22,7 +22,7 @@ use crate::clock;
 use crate::config::{CeleryConfig, CertificateCheck, RedisAddress, RedisEndpoint};
 use crate::telemetry::Seldom;
 
-pub use results::{TaskResult, results};
+pub use results::{Results, TaskResult};
 
 /// How long a connection may take to stand. The crate's default is 1 s.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -116,7 +116,7 @@ impl Events {
         let (written, suppressed) = self.enqueued.take(won.len(), clock::now());
         for (position, won) in won.iter().take(written).enumerate() {
             let wanted = &wanted[*won];
-            let (pipeline_id, execution_id, signal_id) = (wanted.pipeline_id, wanted.text.trigger_id, &wanted.text.signal_id);
+            let (pipeline_id, execution_id, signal_id) = (wanted.pipeline_id, wanted.text.trigger_id, &*wanted.text.signal_id);
             let suppressed = suppressed.filter(|_| position == 0);
             tracing::info!(event = "pipeline_execution_enqueued", %pipeline_id, %execution_id, signal_id, symbol = wanted.text.symbol, suppressed);
         }
@@ -135,7 +135,7 @@ impl Events {
 }
 
 fn list<'a>(texts: impl Iterator<Item = &'a str>) -> String {
-    serde_json::to_string(&texts.collect::<Vec<_>>()).unwrap_or_default()
+    super::json(&texts.collect::<Vec<_>>())
 }
 
 /// So many lines a second, and a count of those left out.

@@ -14,7 +14,7 @@ use crate::clock;
 use crate::config::{LogFormat, ProcessConfig};
 
 /// Fields whose text is a JSON list: `tracing` itself knows no lists.
-const LISTS: [&str; 2] = ["tickers", "matched_tickers"];
+const LISTS: [&str; 6] = ["tickers", "matched_tickers", "partitions", "assigned", "notifying", "silent"];
 
 /// Starts logging for the rest of the process.
 pub fn start(config: &ProcessConfig) {
@@ -29,10 +29,32 @@ pub fn start(config: &ProcessConfig) {
     }
 }
 
-/// lapin logs each failure on its way to us, and each message that comes back with all that is in it. What it says is in our
-/// own line, once a minute; so it is heard only by whoever asks for it.
+/// Libraries that are heard only by whoever names them. lapin logs each failure on its way to us, and each message that comes back with
+/// all that is in it; what it says is in our own line, once a minute. PostgreSQL's client logs at level debug every statement with its
+/// values, and Redis' and HTTP's what they send.
+const QUIET: [(&str, &str); 6] = [
+    ("lapin", "off"),
+    ("tokio_postgres", "warn"),
+    ("redis", "warn"),
+    ("hyper", "warn"),
+    ("hyper_util", "warn"),
+    ("rustls", "warn"),
+];
+
 fn filter(level: &str) -> String {
-    if level.contains("lapin") { level.to_owned() } else { format!("{level},lapin=off") }
+    let is_named = |library: &str| level.split(',').any(|part| part.trim().split(['=', ':']).next() == Some(library));
+    // At a level that is low for everybody there is nothing to keep quiet but lapin.
+    let is_talkative = level.to_ascii_lowercase().contains("debug") || level.to_ascii_lowercase().contains("trace");
+    QUIET
+        .iter()
+        .filter(|(library, most)| !is_named(library) && (is_talkative || *most == "off"))
+        .fold(level.to_owned(), |filter, (library, most)| format!("{filter},{library}={most}"))
+}
+
+/// A value for a field that is a list in the log: see [`LISTS`].
+pub fn json(value: &impl serde::Serialize) -> String {
+    // Lists of numbers and texts can always be written.
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 struct JsonLines;
@@ -122,11 +144,24 @@ mod tests {
     #[test]
     fn lapin_is_heard_by_whoever_asks_for_it() {
         assert_eq!(filter("info"), "info,lapin=off");
-        assert_eq!(filter("warn,trigger_dispatcher=debug"), "warn,trigger_dispatcher=debug,lapin=off");
-        assert_eq!(filter("info,lapin=debug"), "info,lapin=debug");
+        assert!(filter("warn,trigger_dispatcher=debug").starts_with("warn,trigger_dispatcher=debug,lapin=off,"));
+        assert!(!filter("info,lapin=debug").contains("lapin=off"));
+        assert!(!filter("info,lapin::channel=debug").contains("lapin=off"));
         for level in ["error", "info,trigger_dispatcher=debug"] {
             assert!(EnvFilter::try_new(filter(level)).unwrap().to_string().contains("lapin=off"));
         }
+    }
+
+    #[test]
+    fn at_level_debug_no_library_tells_the_values_that_it_sends_unless_it_is_named() {
+        for level in ["debug", "TRACE", "info,tokio=debug"] {
+            let filter = EnvFilter::try_new(filter(level)).unwrap().to_string();
+            for library in ["lapin=off", "tokio_postgres=warn", "redis=warn", "hyper=warn"] {
+                assert!(filter.contains(library), "{level}: {filter}");
+            }
+        }
+        let named = filter("debug,tokio_postgres=trace");
+        assert!(!named.contains("tokio_postgres=warn") && named.contains("redis=warn"), "{named}");
     }
 
     #[test]

@@ -7,6 +7,6 @@ mod seldom;
 mod shared_ids;
 
 pub use events::Events;
-pub use logs::start as start_logs;
+pub use logs::{json, start as start_logs};
 pub use metrics::{Latency, Metrics};
 pub use seldom::Seldom;

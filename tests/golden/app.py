@@ -21,6 +21,7 @@ app.conf.update(
     accept_content=["json"],
     broker_connection_retry_on_startup=True,
     broker_transport_options={"global_keyprefix": os.environ["GOLDEN_PREFIX"]} if BROKER.startswith("redis") else {},
+    result_backend_transport_options={"global_keyprefix": os.environ["GOLDEN_RESULT_PREFIX"]},
     # RabbitMQ heeds priorities only on a queue that was declared with this.
     task_queue_max_priority=10,
     worker_prefetch_multiplier=1,

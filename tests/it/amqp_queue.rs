@@ -11,9 +11,11 @@ use lapin::{Channel, Connection, ConnectionProperties};
 use trigger_dispatcher::config::{AmqpAddress, Broker, CeleryConfig};
 use trigger_dispatcher::tasks::amqp::{AmqpQueue, Error};
 use trigger_dispatcher::tasks::{Publication, Task, TaskQueue as _};
+use url::Url;
 use uuid::Uuid;
 
 use crate::support::settings::config;
+use crate::support::wire::Wire;
 use crate::support::{service, unique};
 
 fn publication(tasks: usize) -> Publication {
@@ -90,6 +92,19 @@ async fn a_missing_queue_is_an_error_until_it_is_declared() {
     world.declare(FieldTable::default()).await;
     queue.enqueue(&publication).await.unwrap();
     assert_eq!(world.take_all().await, ids(&publication));
+}
+
+/// The client library takes an address in brackets for `localhost`: another server would get the password.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ipv6_address_is_connected_to() {
+    let mut world = World::create().await;
+    world.declare(FieldTable::default()).await;
+    let target = Url::parse(&service("TEST_AMQP_URL")).unwrap();
+    let wire = Wire::start("::1", 0, &format!("{}:{}", target.host_str().unwrap(), target.port().unwrap()));
+    world.celery.broker = config(&format!("amqp://guest:guest@[::1]:{}//", wire.port), None).celery.broker;
+    let publication = publication(1);
+    world.queue().enqueue(&publication).await.unwrap();
+    assert_eq!((world.take_all().await, wire.accepted()), (ids(&publication), 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -183,6 +183,46 @@ async fn migrate_may_run_any_number_of_times_also_at_once() {
 }
 
 #[tokio::test]
+async fn an_error_of_postgresql_says_where_and_as_whom_and_says_it_once() {
+    let mut setting = Scene::new(1).await.setting;
+    setting.set("POSTGRES_PORT", "1").set("POSTGRES_HOST", "127.0.0.1").set("POSTGRES_USER", "somebody");
+    let refused = setting.run(&["migrate"]);
+    let text = text(&refused);
+    assert_eq!(refused.status.code(), Some(1), "{text}");
+    assert!(text.contains("postgresql at 127.0.0.1:1 as somebody, database "), "{text}");
+    assert_eq!((text.lines().count(), text.matches("onnection refused").count()), (1, 1), "{text}");
+}
+
+#[tokio::test]
+async fn of_several_hosts_of_postgresql_the_first_that_answers_is_used() {
+    let mut scene = Scene::new(1).await;
+    // The server listens on 127.0.0.1 alone. The first stands in brackets, as in a URL.
+    scene.setting.set("POSTGRES_HOST", "[::1],127.0.0.9,127.0.0.1");
+    let pipeline = scene.database.pipeline("watches", &["AAPL"]).await;
+    let dispatcher = scene.setting.start();
+    scene.send(&[signal("1", "AAPL")]);
+    assert_eq!(scene.enqueued(1), [pipeline]);
+    assert_eq!(dispatcher.events("migrated").len() + dispatcher.events("schema_ready").len(), 1);
+    assert!(dispatcher.stop().success());
+}
+
+#[tokio::test]
+async fn at_level_debug_no_password_and_no_value_of_a_claim_is_told() {
+    let mut scene = Scene::new(1).await;
+    scene.setting.set("LOG_LEVEL", "debug");
+    scene.database.pipeline("watches", &["AAPL"]).await;
+    let dispatcher = scene.setting.start();
+    let mut signal = signal("1", "AAPL");
+    signal["metadata"] = serde_json::json!({"note": CANARY});
+    scene.send(&[signal]);
+    assert_eq!(scene.enqueued(1).len(), 1);
+    let log = dispatcher.log();
+    assert!(dispatcher.stop().success());
+    let told: Vec<_> = log.lines().into_iter().filter(|line| line.contains(CANARY)).collect();
+    assert!(told.is_empty(), "{told:?}");
+}
+
+#[tokio::test]
 async fn without_auto_migrate_and_schema_the_service_waits_and_says_so_once() {
     let mut scene = Scene::new(1).await;
     scene.setting.set("AUTO_MIGRATE", "false");

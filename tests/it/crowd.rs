@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::support::scene::{Scene, signal};
-use super::support::wait_until;
+use super::support::{PATIENCE, wait_until};
 
 const SIGNALS: i64 = 200_000;
 const PARTITIONS: i32 = 4;
@@ -67,7 +67,7 @@ async fn every_idle_pipeline_gets_one_task_from_three_instances_one_of_which_is_
     slow.set("KAFKA_CONFIG_FETCH_MESSAGE_MAX_BYTES", "8000").set("DB_QUERIES_PER_SECOND", "2");
     let victim = slow.start();
     let others = [scene.setting.launch(), scene.setting.launch()];
-    let at_kill = wait_until("the half of the signals", 60, async || {
+    let at_kill = wait_until("the half of the signals", PATIENCE, async || {
         Some(scene.total().await).filter(|total| total.consumed >= SIGNALS / 2)
     })
     .await;
@@ -82,7 +82,7 @@ async fn every_idle_pipeline_gets_one_task_from_three_instances_one_of_which_is_
     scene.committed(SIGNALS);
     // What the killed one had claimed but not published is in the queue as well once no publication waits.
     let waiting = "select count(*) from dispatcher.publications where enqueued_at is null and lapsed_at is null";
-    wait_until("no publication that waits", 60, async || {
+    wait_until("no publication that waits", PATIENCE, async || {
         Some(scene.database.number(waiting).await).filter(|waiting| *waiting == 0)
     })
     .await;

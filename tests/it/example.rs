@@ -136,7 +136,7 @@ async fn the_published_example_starts_one_task_while_one_of_three_instances_rest
     let reads_aapl = logs.iter().position(|log| {
         log.events("partitions_started")
             .pop()
-            .is_some_and(|last| last["partitions"].as_str().is_some_and(|list| list.contains("(0, ")))
+            .is_some_and(|last| last["partitions"].as_array().is_some_and(|list| list.iter().any(|started| started[0] == 0)))
     });
     let sending = async { example.send_at_their_times([0, 1, 0]).await };
     let restarting = async {

@@ -21,7 +21,7 @@ use trigger_dispatcher::intake::{Batch, Record};
 use trigger_dispatcher::rules::{Rule, RuleSet, Skips};
 use trigger_dispatcher::tasks::amqp::AmqpQueue;
 use trigger_dispatcher::tasks::celery::{Encoder, redis_list};
-use trigger_dispatcher::tasks::redis::{RedisLink, RedisQueue, TaskResult, results};
+use trigger_dispatcher::tasks::redis::{RedisQueue, Results, TaskResult};
 use trigger_dispatcher::tasks::{Publication, Task, TaskQueue, trigger_id, trigger_text};
 use uuid::Uuid;
 
@@ -30,6 +30,8 @@ use crate::support::{service, unique, wait_for};
 
 const PIPELINE: Uuid = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+/// Of the keys of results. Celery puts an underscore behind it.
+const RESULT_PREFIX: &str = "golden";
 /// Longer files keep a message's head, length and digest only.
 const WHOLE: usize = 30_000;
 
@@ -198,7 +200,7 @@ fn told(celery: &CeleryConfig, topic: &str, payload: &str) -> Task {
     let rules = Arc::new(RuleSet::new(vec![Rule { pipeline_id: PIPELINE, user_id, tickers, subscriptions: Vec::new() }]));
     let matches = rules.match_batch(&batch, Scope::Pipeline, &Skips::default());
     let text = trigger_text(celery, topic, &batch, &matches, &matches.candidates[0], "");
-    Task { trigger_id: text.trigger_id, kwargs: text.kwargs }
+    Task { trigger_id: text.trigger_id, kwargs: text.head }
 }
 
 /// What the golden file of a row says.
@@ -265,6 +267,7 @@ impl Worker {
             .env("GOLDEN_RESULTS", service("TEST_REDIS_URL"))
             .env("GOLDEN_LIST", &list)
             .env("GOLDEN_PREFIX", &celery.global_keyprefix)
+            .env("GOLDEN_RESULT_PREFIX", RESULT_PREFIX)
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
@@ -340,7 +343,7 @@ async fn run_by_a_worker<Q: TaskQueue>(broker: &str, celery: &CeleryConfig, queu
     let ids: Vec<_> = table.rows.iter().map(|row| row.task.trigger_id).collect();
     let result = |row: &Row| if row.has_expired() { TaskResult::Revoked } else { TaskResult::Ended };
     let expected: Vec<_> = table.rows.iter().map(|row| (row.task.trigger_id, result(row))).collect();
-    assert_eq!(results(&mut RedisLink::new(&backend).unwrap(), &ids).await.unwrap(), expected);
+    assert_eq!(Results::new(&backend, RESULT_PREFIX).unwrap().of(&ids).await.unwrap(), expected);
     assert!(worker.child.try_wait().unwrap().is_none());
 }
 

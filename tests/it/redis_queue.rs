@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use redis::Commands as _;
 use serde_json::{Value, json};
 use trigger_dispatcher::config::{Broker, CeleryConfig, RedisAddress};
-use trigger_dispatcher::tasks::redis::{RedisLink, RedisQueue, TaskResult, results};
+use trigger_dispatcher::tasks::redis::{RedisQueue, Results, TaskResult};
 use trigger_dispatcher::tasks::{Publication, Task, TaskQueue as _};
 use uuid::Uuid;
 
@@ -340,17 +340,21 @@ async fn other_steps_and_another_separator_are_heeded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_final_result_ends_a_task() {
     let mut world = World::new(&service("TEST_REDIS_URL"));
-    let cases = [
-        (TaskResult::Ended, r#"{"status": "SUCCESS", "result": null}"#),
-        (TaskResult::Ended, r#"{"status": "FAILURE", "result": {"exc_type": "ValueError"}}"#),
-        (TaskResult::Revoked, r#"{"result": null, "status": "REVOKED"}"#),
-        (TaskResult::Unfinished, r#"{"status": "STARTED"}"#),
-        (TaskResult::Unfinished, r#"{"status": "RETRY"}"#),
-        (TaskResult::Unfinished, r#"{"status": "PENDING"}"#),
-        (TaskResult::Unfinished, r#"{"status": "success"}"#),
-        (TaskResult::Unfinished, r#"{"status": 1}"#),
-        (TaskResult::Unfinished, "SUCCESS"),
-        (TaskResult::Unfinished, ""),
+    let large = format!(r#"{{"status": "SUCCESS", "result": "{}"}}"#, "x".repeat(200_000));
+    // In a pickled or a compressed result there are bytes that are no text. They hold up no other.
+    let cases: [(TaskResult, &[u8]); 12] = [
+        (TaskResult::Unfinished, b"\x80\x04\x95}\x94(\x8c\x06status\x94\x8c\x07SUCCESS\x94u."),
+        (TaskResult::Unfinished, b"\x00celery-compressed\x00\x1f\x8b\x08\xff"),
+        (TaskResult::Ended, br#"{"status": "SUCCESS", "result": null}"#),
+        (TaskResult::Ended, large.as_bytes()),
+        (TaskResult::Ended, br#"{"status": "FAILURE", "result": {"exc_type": "ValueError"}}"#),
+        (TaskResult::Revoked, br#"{"result": null, "status": "REVOKED"}"#),
+        (TaskResult::Unfinished, br#"{"status": "STARTED"}"#),
+        (TaskResult::Unfinished, br#"{"status": "RETRY"}"#),
+        (TaskResult::Unfinished, br#"{"status": "PENDING"}"#),
+        (TaskResult::Unfinished, br#"{"status": "success"}"#),
+        (TaskResult::Unfinished, br#"{"status": 1}"#),
+        (TaskResult::Unfinished, b"SUCCESS"),
     ];
     let tasks: Vec<_> = cases.iter().map(|(result, meta)| (*result, Uuid::new_v4(), *meta)).collect();
     for (_, task, meta) in &tasks {
@@ -359,9 +363,29 @@ async fn only_a_final_result_ends_a_task() {
     let mut asked: Vec<_> = tasks.iter().map(|(_, task, _)| *task).collect();
     asked.push(Uuid::new_v4());
     let expected: Vec<_> = tasks.iter().map(|(result, task, _)| (*task, *result)).collect();
-    let mut link = RedisLink::new(world.address()).unwrap();
-    assert_eq!(results(&mut link, &asked).await.unwrap(), expected);
-    assert_eq!(results(&mut link, &[]).await.unwrap(), []);
+    let mut results = Results::new(world.address(), "").unwrap();
+    assert_eq!(results.of(&asked).await.unwrap(), expected);
+    assert_eq!(results.of(&[]).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_large_results_only_the_head_is_read() {
+    let server = PrivateRedis::start(&[]);
+    let world = World::through(&server.url, &server.direct());
+    let mut redis = world.redis;
+    let large = format!(r#"{{"status": "SUCCESS", "result": "{}"}}"#, "x".repeat(200_000));
+    let tasks: Vec<_> = (0..50).map(|_| Uuid::new_v4()).collect();
+    for task in &tasks {
+        let () = redis.set(format!("prefix_celery-task-meta-{task}"), &large).unwrap();
+    }
+    let Broker::Redis(address) = &world.celery.broker else { panic!("not redis") };
+    let mut results = Results::new(address, "prefix").unwrap();
+    let mut sent = || redis::cmd("INFO").arg("stats").query::<redis::InfoDict>(&mut redis).unwrap().get("total_net_output_bytes");
+    let before: Option<u64> = sent();
+    let known = results.of(&tasks).await.unwrap();
+    let bytes = sent().unwrap() - before.unwrap();
+    assert!(known.len() == 50 && known.iter().all(|(_, result)| *result == TaskResult::Ended), "{known:?}");
+    assert!(bytes < 50 * 2_000, "{bytes} bytes for 50 results");
 }
 
 #[tokio::test(flavor = "multi_thread")]

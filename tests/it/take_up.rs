@@ -96,7 +96,7 @@ async fn an_unconfirmed_publication_is_taken_up_after_the_patience_whole() {
     assert_eq!(found[0].tasks.len(), 3);
     let sent = request(world.start, 0, &slots);
     for (task, wanted) in found[0].tasks.iter().zip(&sent.wanted) {
-        assert_eq!((task.trigger_id, &task.kwargs), (wanted.text.trigger_id, &wanted.text.kwargs), "the task is the very one");
+        assert_eq!((task.trigger_id, &task.kwargs), (wanted.text.trigger_id, &wanted.text.head), "the task is the very one");
     }
     // Its lease begins anew, everywhere: a late task must neither be thrown away nor run beside another.
     let sql = "select count(*) from dispatcher.slots s join dispatcher.triggers t using (trigger_id)

@@ -24,6 +24,8 @@ use crate::invariants::Invariant;
 
 /// Schedules that a change must survive.
 const SCHEDULES: u64 = 5_000;
+/// Schedules within which a planted bug must be caught. The rarest needs a second attempt and a result of the first in one moment.
+const MOST_SCHEDULES: u64 = 40_000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is a whole number, not {value:?}")))
@@ -79,14 +81,14 @@ fn a_seed_always_gives_the_same_schedule() {
 
 /// The schedules that the bug breaks, and what fired first.
 fn assert_is_caught(bug: Bug, expected: Invariant) {
-    for seed in 0..SCHEDULES {
+    for seed in 0..MOST_SCHEDULES {
         let outcome = schedule::run(seed, Some(bug));
         if outcome.fired(expected) {
             println!("{bug:?}: {expected:?} fired in schedule {seed}: {:?}", outcome.violations);
             return;
         }
     }
-    panic!("{bug:?} survived {SCHEDULES} schedules: {expected:?} never fired");
+    panic!("{bug:?} survived {MOST_SCHEDULES} schedules: {expected:?} never fired");
 }
 
 #[test]

@@ -128,6 +128,14 @@ def test_a_trigger_that_is_no_uuid_is_refused(task: Callable[..., Task]) -> None
         task(lambda execution_id: None)(execution_id="seven")
 
 
+def test_a_restart_that_cannot_happen_is_told_once(task: Callable[..., Task], caplog: pytest.LogCaptureFixture) -> None:
+    guarded = task(lambda execution_id: None, on_abandoned="restart", restart_within_seconds=60.0)
+    guarded.app.conf.broker_url = "redis://h/0"  # whose messages come back after an hour
+    for _ in range(2):
+        guarded.apply(kwargs={"execution_id": str(uuid4())})
+    assert caplog.text.count("restart_cannot_happen reason=the message comes back after 3600 s") == 1
+
+
 def test_a_failure_is_recorded_with_its_text_and_is_final(
     task: Callable[..., Task], recorder: Recorder, starts: Starts
 ) -> None:

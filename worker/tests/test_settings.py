@@ -53,6 +53,18 @@ def test_redis_over_tls_checks_the_certificate_unless_the_url_decides(url: str, 
     assert with_verified_tls(url) == verified
 
 
+def test_several_hosts_and_an_ipv6_address_in_brackets_are_read_as_the_dispatcher_reads_them() -> None:
+    local = Settings.from_environment({**ENOUGH, "POSTGRES_HOST": "[::1], localhost"})
+    assert "host=::1,localhost" in local.database and "sslmode=disable" in local.database
+    assert "sslmode=verify-full" in Settings.from_environment({**ENOUGH, "POSTGRES_HOST": "localhost,db"}).database
+
+
+def test_results_have_the_key_prefix_that_the_dispatcher_reads() -> None:
+    prefixed = Settings.from_environment({**ENOUGH, "CELERY_RESULT_GLOBAL_KEYPREFIX": "p:"})
+    assert prefixed.result_transport_options == {"global_keyprefix": "p:"}
+    assert Settings.from_environment(ENOUGH).result_transport_options == {}
+
+
 def test_only_the_redis_transport_is_told_the_key_prefix() -> None:
     prefix = {"CELERY_GLOBAL_KEYPREFIX": "p:"}
     on_redis = Settings.from_environment({**ENOUGH, **prefix, "CELERY_BROKER_URL": "redis://h/0"})

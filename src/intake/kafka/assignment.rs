@@ -14,7 +14,7 @@ use super::positions::{Extent, Positions, Stopped, Why, positions};
 use crate::chaos::{self, Bug};
 use crate::config::OffsetReset;
 use crate::intake::{Identity, Position, Start};
-use crate::telemetry::Seldom;
+use crate::telemetry::{Seldom, json};
 
 /// How soon an assignment that could not be started is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -169,7 +169,7 @@ impl Assignment {
                     self.alarm(stopped);
                 }
                 let offsets: Vec<_> = starts.iter().map(|start| (start.partition, start.next_offset)).collect();
-                tracing::info!(event = "partitions_started", partitions = ?offsets, stopped = positions.stopped.len());
+                tracing::info!(event = "partitions_started", partitions = json(&offsets), stopped = positions.stopped.len());
                 self.state = State::Started(started(all, starts, positions, now));
                 Some(commit)
             }

@@ -50,7 +50,7 @@ impl IdentityWatch {
     ) -> bool {
         if !self.is_asked {
             if now >= self.next {
-                consumer.ask(topic, PATIENCE);
+                consumer.ask(topic, None, PATIENCE);
                 self.is_asked = true;
             }
             return false;

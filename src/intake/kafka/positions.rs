@@ -99,7 +99,9 @@ pub(super) fn positions(
     starts: &[Start],
     reset: OffsetReset,
 ) -> KafkaResult<Positions> {
-    consumer.ask(topic, ID_TIMEOUT);
+    let metadata = consumer.consumer().fetch_metadata(Some(topic), TIMEOUT)?;
+    // A broker that answers, not the controller: Kafka has none for seconds when one is elected, and its mock has none at all.
+    consumer.ask(topic, kafka_batch::answering_broker(&metadata), ID_TIMEOUT);
     let topic_id = match consumer.answer(ID_TIMEOUT) {
         kafka_batch::TopicId::Is(id) => Some(id),
         kafka_batch::TopicId::Unknown | kafka_batch::TopicId::NotYet => None,

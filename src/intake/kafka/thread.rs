@@ -24,7 +24,7 @@ use super::watch::StallWatch;
 use crate::clock;
 use crate::config::OffsetReset;
 use crate::intake::{Arrival, Batch, Due, FlushPolicy, Start};
-use crate::telemetry::Seldom;
+use crate::telemetry::{Seldom, json};
 
 /// Memory that waiting records may take, in bytes; beyond it the broker keeps them.
 const MAX_BATCH_BYTES: usize = 32 * 1024 * 1024;
@@ -315,7 +315,7 @@ impl IntakeThread {
             self.forget();
             match change {
                 Change::Assigned(partitions) => {
-                    tracing::info!(event = "partitions_changed", assigned = ?partitions);
+                    tracing::info!(event = "partitions_changed", assigned = json(&partitions));
                     self.assignment.assigned(partitions);
                     self.watch.assigned();
                 }

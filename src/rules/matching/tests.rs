@@ -80,12 +80,6 @@ fn matched(rules: &[Rule], batch: &Batch, scope: Scope) -> Matches {
     Arc::new(RuleSet::new(rules.to_vec())).match_batch(batch, scope, &Skips::default())
 }
 
-fn skips(batch: &Batch, known: impl IntoIterator<Item = Skip>) -> Skips {
-    let mut skips = Skips::default();
-    skips.add(batch, known);
-    skips
-}
-
 fn pipelines(rules: &[Rule], signals: &[Value]) -> Vec<u128> {
     let batch = batch(signals);
     slots(&batch, &matched(rules, &batch, Scope::Pipeline)).into_iter().map(|slot| slot.pipeline).collect()
@@ -293,11 +287,11 @@ mod directions {
         let rules = Arc::new(RuleSet::new(vec![pipeline(1, &["A"]), pipeline(2, &["A"])]));
         let batch = batch(&[directed(&[("A", "BULLISH")]), directed(&[("A", "BEARISH")]), directed(&[("A", "BULLISH")])]);
         let skip = |pipeline, signal| Skip { pipeline, ticker: WHOLE, signal };
-        let matches = rules.match_batch(&batch, Scope::Pipeline, &skips(&batch, [skip(0, 0), skip(1, 0)]));
+        let matches = rules.match_batch(&batch, Scope::Pipeline, &Skips::from_iter([skip(0, 0), skip(1, 0)]));
         let leaders: Vec<_> = slots(&batch, &matches).into_iter().map(|slot| (slot.signal, slot.shared)).collect();
         assert_eq!((leaders, matches.counts[&0]), (vec![(1, true), (1, true)], PartitionCounts { busy: 1, ..counts(0, 0, 1) }));
         // Known to the ledger in one slot and opposed in the other: the word is that of the claim, which sees only the first.
-        let matches = rules.match_batch(&batch, Scope::Pipeline, &skips(&batch, [skip(0, 1)]));
+        let matches = rules.match_batch(&batch, Scope::Pipeline, &Skips::from_iter([skip(0, 1)]));
         assert_eq!(matches.counts[&0], counts(0, 1, 1));
     }
 }
@@ -305,10 +299,10 @@ mod directions {
 mod redelivery {
     use super::*;
 
-    fn skipping(signals: &[Value], scope: Scope, known: &[Skip]) -> (Vec<Slot>, PartitionCounts) {
+    fn skipping(signals: &[Value], scope: Scope, skips: &[Skip]) -> (Vec<Slot>, PartitionCounts) {
         let rules = Arc::new(RuleSet::new(vec![pipeline(1, &["AAPL", "MSFT"]), pipeline(2, &["AAPL"])]));
         let batch = batch(signals);
-        let matches = rules.match_batch(&batch, scope, &super::skips(&batch, known.iter().copied()));
+        let matches = rules.match_batch(&batch, scope, &skips.iter().copied().collect());
         (slots(&batch, &matches), matches.counts[&0])
     }
 
@@ -351,24 +345,12 @@ mod redelivery {
     }
 
     #[test]
-    fn a_known_signal_is_skipped_with_all_that_have_its_id_and_with_no_other() {
-        let named = |id: &str, ticker: &str| json!({"signal_id": id, "tickers": [{"ticker": ticker}]});
-        let nameless = json!({"tickers": [{"ticker": "AAPL"}]});
-        let signals = [named("x", "AAPL"), named("x", "MSFT"), named("y", "AAPL"), named("x", "AAPL"), nameless.clone(), nameless];
-        let (slots, count) = skipping(&signals, Scope::Pipeline, &[skip(0, 0), skip(1, 0)]);
-        let leaders: Vec<_> = slots.iter().map(|slot| (slot.pipeline, slot.signal, slot.tickers.len())).collect();
-        assert_eq!((leaders, count), (vec![(1, 2, 1), (2, 2, 1)], counts(0, 2, 3)));
-        let (slots, _) = skipping(&signals, Scope::Pipeline, &[skip(0, 3), skip(0, 4), skip(0, 2)]);
-        assert_eq!((slots[0].signal, slots[1].signal), (5, 0), "a signal without an id is skipped alone");
-    }
-
-    #[test]
     fn in_the_ticker_scope_only_the_known_ticker_is_skipped() {
         let rules = Arc::new(RuleSet::new(vec![pipeline(1, &["AAPL", "MSFT"])]));
         let batch = batch(&[about(&["AAPL", "MSFT"])]);
         let first = rules.match_batch(&batch, Scope::Ticker, &Skips::default());
         let known = Skip { pipeline: 0, ticker: first.candidates[0].ticker, signal: 0 };
-        let matches = rules.match_batch(&batch, Scope::Ticker, &skips(&batch, [known]));
+        let matches = rules.match_batch(&batch, Scope::Ticker, &Skips::from_iter([known]));
         assert_eq!(slots(&batch, &matches)[0].ticker.as_deref(), Some("MSFT"));
         assert_eq!((matches.candidates.len(), matches.counts[&0]), (1, counts(0, 0, 0)));
     }
@@ -635,17 +617,17 @@ mod random {
 
             // What the ledger knows: some of the slots, each for some signals.
             let all = set.match_batch(&batch, scope, &Skips::default());
-            let (mut skipped, mut known) = (Vec::new(), Known::new());
+            let (mut skips, mut known) = (HashSet::new(), Known::new());
             for (at, (candidate, slot)) in all.candidates.iter().zip(slots(&batch, &all)).enumerate() {
                 for signal in 0..u32::try_from(signals.len()).unwrap() {
                     if chances[(at * 7 + signal as usize) % chances.len()] < 60 {
-                        skipped.push(Skip { pipeline: candidate.pipeline, ticker: candidate.ticker, signal });
+                        skips.insert(Skip { pipeline: candidate.pipeline, ticker: candidate.ticker, signal });
                         known.insert((slot.pipeline, slot.ticker.clone(), signal));
                     }
                 }
             }
-            for (skipped, known) in [(Vec::new(), Known::new()), (skipped, known)] {
-                let matches = set.match_batch(&batch, scope, &skips(&batch, skipped));
+            for (skips, known) in [(Skips::default(), Known::new()), (skips.into_iter().collect(), known)] {
+                let matches = set.match_batch(&batch, scope, &skips);
                 let expected = expected(&rules, &signals, scope, &known);
                 prop_assert_eq!(slots(&batch, &matches), expected.slots);
                 let counts: BTreeMap<_, _> = matches.counts.iter().map(|(partition, count)| (*partition, [count.unmatched, count.merged, count.redelivered, count.busy])).collect();

@@ -78,7 +78,7 @@ impl State {
                 continue;
             }
             self.slots.insert((wanted.pipeline_id, wanted.ticker.clone()), Slot { trigger_id, leased_until_ms, answered: false });
-            self.triggers.insert(trigger_id, Trigger::new(wanted, request.publication_id, deployment, now_ms, leased_until_ms));
+            self.triggers.insert(trigger_id, Trigger::new(wanted, request, deployment, now_ms, leased_until_ms));
             won.push(position);
         }
         if !won.is_empty() {

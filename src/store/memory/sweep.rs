@@ -97,19 +97,22 @@ impl State {
     }
 
     fn take_up(&mut self, terms: &MemoryTerms, id: Uuid, now_ms: i64) -> TakenUp {
-        let mut held: Vec<_> = self
+        let mut all: Vec<_> = self
             .triggers
             .iter()
             .filter(|(_, trigger)| trigger.publication_id == id && trigger.given_up.is_none())
-            .filter(|(trigger_id, _)| self.holds(**trigger_id))
             .map(|(trigger_id, trigger)| ((trigger.pipeline_id, trigger.ticker.clone()), *trigger_id))
             .collect();
-        held.sort_unstable();
+        all.sort_unstable();
+        let (held, gone): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, trigger_id)| self.holds(*trigger_id));
+        let (started, gone): (Vec<_>, Vec<_>) =
+            gone.into_iter().map(|(_, trigger_id)| trigger_id).partition(|trigger_id| self.has_started(*trigger_id));
         let leased_until_ms = now_ms.saturating_add(milliseconds(terms.lease));
         let mut taken = TakenUp {
             publication: terms.publication(id, leased_until_ms),
             stale: Vec::new(),
-            is_started: false,
+            gone,
+            is_started: !started.is_empty(),
             // The queue in memory forgets no guard.
             is_old: false,
         };

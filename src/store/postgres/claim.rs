@@ -26,13 +26,14 @@ impl PostgresClaims {
         let wanted = &request.wanted;
         let texts = |of: fn(&Wanted) -> &str| -> Vec<&str> { wanted.iter().map(of).collect() };
         let ids = |of: fn(&Wanted) -> Uuid| -> Vec<Uuid> { wanted.iter().map(of).collect() };
+        let pieces = PieceColumns::of(request);
         // Missing ones are null in SQL.
         let former_ids = if deployment.looks_back {
             ids(|wanted| trigger_id(wanted.pipeline_id, &wanted.ticker, &wanted.text.signal_id))
         } else {
             Vec::new()
         };
-        let values: [&(dyn ToSql + Sync); 33] = [
+        let values: [&(dyn ToSql + Sync); 38] = [
             &self.terms.key.group,
             &self.terms.key.topic,
             &partition,
@@ -50,7 +51,7 @@ impl PostgresClaims {
             &texts(|wanted| &wanted.ticker),
             &texts(|wanted| &wanted.text.signal_id),
             &texts(|wanted| &wanted.text.symbol),
-            &texts(|wanted| &wanted.text.kwargs),
+            &texts(|wanted| &wanted.text.head),
             &wanted.iter().map(|wanted| wanted.partition).collect::<Vec<_>>(),
             &wanted.iter().map(|wanted| wanted.offset).collect::<Vec<_>>(),
             &wanted.iter().map(|wanted| wanted.shared).collect::<Vec<_>>(),
@@ -67,6 +68,11 @@ impl PostgresClaims {
             &wanted.iter().map(|wanted| wanted.record_time_ms.clamp(0, LATEST_MS)).collect::<Vec<_>>(),
             &former_ids,
             &self.terms.evidence.trusts_time(),
+            &request.pieces.text().as_bytes(),
+            &pieces.starts,
+            &pieces.bytes,
+            &pieces.first,
+            &pieces.last,
         ];
         let rows = connection.query_prepared(claim, &values).await?;
         let row = rows.first().ok_or_else(|| StoreError::Schema("the claim gave no row".to_owned()))?;
@@ -127,15 +133,42 @@ impl PostgresClaims {
     }
 }
 
+/// The pieces of all candidates' arguments, in columns.
+#[derive(Default)]
+struct PieceColumns {
+    /// Where each piece begins in the request's text, counted from 1 as SQL does, and its bytes. One candidate's after the other's.
+    starts: Vec<i32>,
+    bytes: Vec<i32>,
+    /// For each candidate the positions of its first and its last piece, counted from 1.
+    first: Vec<i32>,
+    last: Vec<i32>,
+}
+
+impl PieceColumns {
+    fn of(request: &ClaimRequest) -> Self {
+        let number = |count: usize| i32::try_from(count).expect("a request has less than 2 GiB of text");
+        let mut columns = Self::default();
+        for Wanted { text, .. } in &request.wanted {
+            columns.first.push(number(columns.starts.len() + 1));
+            for (start, bytes) in text.pieces.iter().map(|piece| request.pieces.span(*piece)) {
+                columns.starts.push(number(start as usize + 1));
+                columns.bytes.push(number(bytes as usize));
+            }
+            columns.last.push(number(columns.starts.len()));
+        }
+        columns
+    }
+}
+
 /// Positions whose text PostgreSQL refuses, found by halving: an error does not say which value it is about.
-pub(super) async fn unstorable(connection: &Connection, wanted: &[Wanted]) -> Result<Vec<usize>, StoreError> {
+pub(super) async fn unstorable(connection: &Connection, request: &ClaimRequest) -> Result<Vec<usize>, StoreError> {
     let mut found = Vec::new();
-    let mut ranges = vec![(0, wanted)];
+    let mut ranges = vec![(0, &*request.wanted)];
     while let Some((start, range)) = ranges.pop() {
         let texts = |of: fn(&Wanted) -> &str| -> Vec<&str> { range.iter().map(of).collect() };
         let (tickers, ids, symbols) =
             (texts(|wanted| &wanted.ticker), texts(|wanted| &wanted.text.signal_id), texts(|wanted| &wanted.text.symbol));
-        let kwargs = texts(|wanted| &wanted.text.kwargs);
+        let kwargs: Vec<String> = range.iter().map(|wanted| wanted.text.kwargs(&request.pieces)).collect();
         match connection.query(STORABLE, &[&tickers, &ids, &symbols, &kwargs]).await {
             Ok(_) => {}
             Err(error) if !error.is_about_data() => return Err(error),

@@ -86,13 +86,24 @@ won as (
 ledger as (
     insert into dispatcher.triggers
         (trigger_id, pipeline_id, ticker, signal_id, symbol, topic, partition, record_offset, kwargs, leased_until, publication_id, signal_time)
-    select i.trigger_id, i.pipeline_id, i.ticker, t.signal_id, t.symbol, $2, i.partition, i.record_offset, t.kwargs::json,
-        now() + make_interval(secs => $23::float8), $22::uuid, 'epoch'::timestamptz + t.record_time_ms * interval '1 ms'
-    from won
-    join idle i using (trigger_id)
-    -- Texts are large, and most are not needed.
-    join unnest($16::text[], $17::text[], $18::text[], $31::bigint[]) with ordinality
-        as t (signal_id, symbol, kwargs, record_time_ms, position) using (position)
+    select t.trigger_id, t.pipeline_id, t.ticker, t.signal_id, t.symbol, $2, t.partition, t.record_offset,
+        (t.head || coalesce(pieces.text, ''))::json,
+        now() + make_interval(secs => $23::float8), $22::uuid, to_timestamp(t.record_time_ms / 1000.0::float8)
+    from (
+        select i.*, t.signal_id, t.symbol, t.head, t.record_time_ms, t.first_piece, t.last_piece
+        from won
+        join idle i using (trigger_id)
+        -- Texts are large, and most are not needed.
+        join unnest($16::text[], $17::text[], $18::text[], $31::bigint[], $37::int[], $38::int[]) with ordinality
+            as t (signal_id, symbol, head, record_time_ms, first_piece, last_piece, position) using (position)
+        -- First who has won, then their texts.
+        offset 0
+    ) t
+    -- Slots share most of their texts. Bytes, for PostgreSQL would count the characters of a text from its beginning each time.
+    cross join lateral (
+        select convert_from(string_agg(substring($34::bytea from ($35::int[])[n] for ($36::int[])[n]), '' order by n), 'UTF8') as text
+        from generate_series(t.first_piece, t.last_piece) n
+    ) pieces
 ),
 publication as (
     insert into dispatcher.publications (publication_id, trigger_ids, deployment_id)

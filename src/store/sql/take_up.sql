@@ -33,6 +33,15 @@ held as materialized (
     order by s.pipeline_id, s.ticker
     for update of s
 ),
+-- Triggers whose slot has passed on: they may have started, and be over, before anybody confirmed that the broker had them.
+gone as materialized (
+    select s.publication_id, s.trigger_id,
+        exists (select from dispatcher.starts g where g.trigger_id = s.trigger_id) or {by_id} as started
+    from due
+    join dispatcher.triggers s on s.trigger_id = any (due.trigger_ids) and s.publication_id = due.publication_id
+    where s.failed_at is null and not exists (
+        select from dispatcher.slots o where o.pipeline_id = s.pipeline_id and o.ticker = s.ticker and o.trigger_id = s.trigger_id)
+),
 -- The loop leaves an entry with a stale signal to the sweepers, and changes nothing.
 mode as materialized (
     select $7::uuid[] is null or not coalesce(bool_or(stale and not started), false) as acts from held
@@ -60,8 +69,12 @@ taken as (
     from (
         select due.publication_id,
             coalesce(bool_or(h.started), false) as some_started,
-            coalesce(bool_or(not h.started), false) as some_left
-        from due left join held h using (publication_id)
+            coalesce(bool_or(h.held and not h.started), false) as some_left
+        from due left join (
+            select publication_id, started, true as held from held
+            union all
+            select publication_id, started, false from gone
+        ) h using (publication_id)
         group by due.publication_id
     ) f, mode
     where mode.acts and p.publication_id = f.publication_id
@@ -75,6 +88,8 @@ left join (
     select publication_id, 'task' as what, trigger_id, pipeline_id, kwargs from noted
     union all
     select publication_id, 'stale', trigger_id, pipeline_id, null from held where stale and not started
+    union all
+    select publication_id, 'gone', trigger_id, null, null from gone where not started
 ) f using (publication_id)
 union all
 select publication_id, 'left', null, null, 0, false, null, false from due, mode where not mode.acts

@@ -7,7 +7,7 @@ use super::{LeaseTerms, SweepError};
 use crate::chaos::{self, Bug};
 use crate::store::StoreError;
 use crate::store::database::Connection;
-use crate::tasks::redis::{RedisLink, TaskResult, results};
+use crate::tasks::redis::{Results, TaskResult};
 
 /// Slots that are asked about in one round.
 const ASKED: i64 = 2_000;
@@ -24,7 +24,7 @@ impl Finished {
         &mut self,
         connection: &Connection,
         terms: &LeaseTerms,
-        backend: &mut RedisLink,
+        backend: &mut Results,
     ) -> Result<(), SweepError> {
         let (pipeline, ticker) = &self.after;
         let deployment = (!chaos::bug(Bug::SweepOfOthers)).then_some(terms.deployment.id);
@@ -37,7 +37,7 @@ impl Finished {
             Some(last) => (last.try_get(0).map_err(StoreError::Answer)?, last.try_get(1).map_err(StoreError::Answer)?),
             None => (Uuid::nil(), String::new()),
         };
-        let results = results(backend, &tasks).await?;
+        let results = backend.of(&tasks).await?;
         let of = |kind| results.iter().filter(|(_, result)| *result == kind).map(|(task, _)| *task).collect::<Vec<_>>();
         release(connection, &of(TaskResult::Ended), &of(TaskResult::Revoked)).await?;
         Ok(())

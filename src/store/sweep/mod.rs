@@ -21,13 +21,14 @@ use super::{Database, Evidence, GivenUp, StoreError, TakenUp};
 use crate::chaos::{self, Bug};
 use crate::config::TriggerConfig;
 use crate::retry::Backoff;
-use crate::tasks::redis::{RedisLink, TaskResult, results};
+use crate::tasks::redis::{Results, TaskResult};
 use crate::tasks::{Publication, Queue, QueueError, TaskQueue, expires};
 use crate::telemetry::{Metrics, Seldom};
 
 pub use crate::tasks::PATIENCE;
 pub use finished::release;
 pub(super) use unpublished::renew;
+use unpublished::was_there;
 pub use unpublished::{give_up, take_up};
 pub use unstarted::{Retried, retry, unstarted};
 
@@ -88,7 +89,7 @@ pub enum SweepError {
 pub struct Sweeper {
     database: Database,
     queue: Queue,
-    results: Option<RedisLink>,
+    results: Option<Results>,
     terms: LeaseTerms,
     config: TriggerConfig,
     metrics: Arc<Metrics>,
@@ -103,7 +104,7 @@ impl Sweeper {
     pub fn new(
         database: Database,
         queue: Queue,
-        results: Option<RedisLink>,
+        results: Option<Results>,
         terms: LeaseTerms,
         config: TriggerConfig,
         metrics: Arc<Metrics>,
@@ -197,7 +198,7 @@ impl Sweeper {
 
     async fn publish_entry(&mut self, connection: &Connection, mut taken: TakenUp) -> Result<(), SweepError> {
         self.leave_started(&mut taken).await?;
-        let TakenUp { publication, stale, is_started, .. } = taken;
+        let TakenUp { publication, stale, gone, is_started, .. } = taken;
         if !stale.is_empty() {
             self.leave_stale(connection, &publication, &stale).await?;
         }
@@ -207,11 +208,23 @@ impl Sweeper {
         } else if is_started {
             connection.query(CONFIRM, &[&vec![publication.id]]).await?;
             tracing::info!(event = "publication_was_there_already", publication_id = %publication.id);
+        } else if stale.is_empty() && self.has_results(&gone).await? {
+            // Over, and its slots released, before anybody confirmed it.
+            was_there(connection, publication.id).await?;
+            tracing::info!(event = "publication_was_there_already", publication_id = %publication.id);
         } else if stale.is_empty() {
             tracing::error!(event = "publication_lapsed", publication_id = %publication.id);
             self.metrics.lapsed();
         }
         Ok(())
+    }
+
+    /// Whether the result backend knows any of these tasks.
+    async fn has_results(&mut self, tasks: &[Uuid]) -> Result<bool, SweepError> {
+        match &mut self.results {
+            Some(results) => Ok(!results.of(tasks).await?.is_empty()),
+            None => Ok(false),
+        }
     }
 
     /// Gives up triggers whose signal is too old by now, unless the broker has their tasks.
@@ -238,7 +251,7 @@ impl Sweeper {
         // A young one has its guard: a backend that is down must not keep its tasks back.
         let Some(backend) = self.results.as_mut().filter(|_| taken.is_old) else { return Ok(()) };
         let ids: Vec<Uuid> = taken.publication.tasks.iter().map(|task| task.trigger_id).collect();
-        let known = results(backend, &ids).await?;
+        let known = backend.of(&ids).await?;
         let has_started = |id: Uuid| known.iter().any(|(known, result)| *known == id && *result != TaskResult::Revoked);
         taken.publication.tasks.retain(|task| !has_started(task.trigger_id));
         taken.is_started |= taken.publication.tasks.len() < ids.len();
@@ -285,7 +298,7 @@ impl Sweeper {
         if let Some(backend) = &mut self.results {
             // Any result, an unfinished one too, is a trace of a start.
             let ids: Vec<Uuid> = seen.iter().map(|(trigger_id, _)| *trigger_id).collect();
-            let known = results(backend, &ids).await?;
+            let known = backend.of(&ids).await?;
             seen.retain(|(trigger_id, _)| known.iter().all(|(known, _)| known != trigger_id));
         }
         if seen.is_empty() {

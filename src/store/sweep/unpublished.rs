@@ -65,6 +65,16 @@ pub(crate) async fn renew(connection: &Connection, terms: &LeaseTerms, entry: Uu
     Ok(if waits { Renewal::Held } else { Renewal::Over })
 }
 
+/// An entry that was taken for lapsed was there: its tasks have results.
+///
+/// # Errors
+/// PostgreSQL does not answer or refuses.
+pub(super) async fn was_there(connection: &Connection, entry: Uuid) -> Result<(), StoreError> {
+    let sql = "update dispatcher.publications set enqueued_at = coalesce(enqueued_at, now()), lapsed_at = null where publication_id = $1";
+    connection.query(sql, &[&entry]).await?;
+    Ok(())
+}
+
 async fn ask(connection: &Connection, terms: &LeaseTerms, entry: Option<Uuid>) -> Result<Vec<Asked>, StoreError> {
     let reading = terms.evidence.reading("$9::bool");
     let sql = catalog::fill_in(connection, include_str!("../sql/take_up.sql"), reading).await?;
@@ -98,14 +108,14 @@ async fn ask(connection: &Connection, terms: &LeaseTerms, entry: Option<Uuid>) -
             let publication = Publication { id, expires, publish_by: publish_by(asked_at, terms.lease), tasks: Vec::new() };
             let is_started = row.try_get(5).map_err(StoreError::Answer)?;
             let is_old = row.try_get(7).map_err(StoreError::Answer)?;
-            found.push(TakenUp { publication, stale: Vec::new(), is_started, is_old });
+            found.push(TakenUp { publication, stale: Vec::new(), gone: Vec::new(), is_started, is_old });
         }
         if let (Some(what), Some(last)) = (what, found.last_mut()) {
             let trigger_id = row.try_get(2).map_err(StoreError::Answer)?;
-            if what == "stale" {
-                last.stale.push(trigger_id);
-            } else {
-                last.publication.tasks.push(Task { trigger_id, kwargs: row.try_get(3).map_err(StoreError::Answer)? });
+            match what {
+                "stale" => last.stale.push(trigger_id),
+                "gone" => last.gone.push(trigger_id),
+                _ => last.publication.tasks.push(Task { trigger_id, kwargs: row.try_get(3).map_err(StoreError::Answer)? }),
             }
         }
     }

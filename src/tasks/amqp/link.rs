@@ -14,6 +14,8 @@ use lapin::tcp::{AMQPUriTcpExt as _, OwnedTLSConfig};
 use lapin::uri::AMQPUri;
 use lapin::{AsyncTcpStream, Channel, Connection, ConnectionProperties, Error};
 
+use crate::config::AmqpAddress;
+
 /// A connection, and a channel on it that confirms.
 pub(super) struct Link {
     pub(super) connection: Connection,
@@ -23,8 +25,10 @@ pub(super) struct Link {
 
 impl Link {
     /// May be dropped half-way, like every future: nothing stays behind.
-    pub(super) async fn connect(url: &str) -> Result<Self, Error> {
-        let uri: AMQPUri = url.parse().map_err(|error: String| Error::from(io::Error::other(error)))?;
+    pub(super) async fn connect(address: &AmqpAddress) -> Result<Self, Error> {
+        let mut uri: AMQPUri = address.expose().parse().map_err(|error: String| Error::from(io::Error::other(error)))?;
+        // The library reads an IPv6 address as `localhost`, and whoever listens there would get the password.
+        uri.authority.host.clone_from(&address.host);
         let socket = Socket::default();
         let shared = Arc::clone(&socket.0);
         let tls = OwnedTLSConfig::default();

@@ -45,7 +45,7 @@ fn text_of(celery: &CeleryConfig, user_id: Option<&str>, payload: &str) -> Optio
 
 fn told(payload: &Value) -> Value {
     let text = text_of(&celery(), Some(USER), &payload.to_string()).unwrap();
-    serde_json::from_str(&text.kwargs).unwrap()
+    serde_json::from_str(&text.head).unwrap()
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn a_signal_without_an_id_gets_one_of_its_place_and_time() {
         let mut signal = json!({"tickers": [{"ticker": "AAPL"}]});
         signal.as_object_mut().unwrap().extend(unstated.as_object().unwrap().clone());
         let text = text_of(&celery(), None, &signal.to_string()).unwrap();
-        assert_eq!(text.signal_id, "4a209356-618b-55d1-b4f4-cd7b79e4c0d5", "{signal}");
+        assert_eq!(&*text.signal_id, "4a209356-618b-55d1-b4f4-cd7b79e4c0d5", "{signal}");
         assert_eq!(text.trigger_id, trigger_id(PIPELINE, "", &text.signal_id));
     }
     let stated = told(&json!({"signal_id": "my-id", "tickers": [{"ticker": "AAPL"}]}));
@@ -140,7 +140,7 @@ fn context_of(signals: &[Value]) -> Value {
     let rule = Rule { pipeline_id: PIPELINE, user_id: None, tickers, subscriptions: Vec::new() };
     let matches = Arc::new(RuleSet::new(vec![rule])).match_batch(&batch, Scope::Pipeline, &Skips::default());
     let text = trigger_text(&celery(), "trading-signals", &batch, &matches, &matches.candidates[0], "");
-    serde_json::from_str::<Value>(&text.kwargs).unwrap()["signal_context"].take()
+    serde_json::from_str::<Value>(&text.head).unwrap()["signal_context"].take()
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn signals_are_found_after_records_before_them_were_refused() {
     let rule = Rule { pipeline_id: PIPELINE, user_id: None, tickers, subscriptions: Vec::new() };
     let matches = Arc::new(RuleSet::new(vec![rule])).match_batch(&batch, Scope::Pipeline, &Skips::default());
     let text = trigger_text(&celery(), "trading-signals", &batch, &matches, &matches.candidates[0], "");
-    let signals = serde_json::from_str::<Value>(&text.kwargs).unwrap()["signal_context"]["signals"].take();
+    let signals = serde_json::from_str::<Value>(&text.head).unwrap()["signal_context"]["signals"].take();
     let said: Vec<_> = signals.as_array().unwrap().iter().map(|entry| (&entry["signal_id"], &entry["reasoning"])).collect();
     assert_eq!(said, [(&json!("1"), &json!("of 1")), (&json!("3"), &json!("of 3"))]);
 }
@@ -205,13 +205,13 @@ fn signals_are_found_after_records_before_them_were_refused() {
 #[test]
 fn what_the_signal_did_not_say_is_null() {
     let text = text_of(&celery(), None, r#"{"tickers": [{"ticker": "AAPL"}]}"#).unwrap();
-    let kwargs: Value = serde_json::from_str(&text.kwargs).unwrap();
+    let kwargs: Value = serde_json::from_str(&text.head).unwrap();
     assert_eq!(kwargs["user_id"], Value::Null);
     let context = kwargs["signal_context"].as_object().unwrap();
     for name in ["signal_type", "source", "bias", "confidence"] {
         assert_eq!(context.get(name), Some(&Value::Null), "{name}");
     }
-    let entry = json!({"ticker": "AAPL", "signal": null, "confidence": null, "reasoning": null, "signal_id": text.signal_id, "timestamp": RECORD_TIME_TEXT});
+    let entry = json!({"ticker": "AAPL", "signal": null, "confidence": null, "reasoning": null, "signal_id": &*text.signal_id, "timestamp": RECORD_TIME_TEXT});
     assert_eq!(context["signals"], json!([entry]));
     assert_eq!((&context["metadata"], &context["timestamp"]), (&json!({}), &json!(RECORD_TIME_TEXT)));
 }
@@ -293,10 +293,10 @@ fn the_configuration_chooses_the_arguments_and_adds_constants() {
     celery.extra_kwargs = json!({"mode": "paper", "limits": {"orders": 3}}).as_object().unwrap().clone();
     let text = text_of(&celery, Some(USER), r#"{"tickers": [{"ticker": "AAPL"}]}"#).unwrap();
     let expected = json!({"symbol": "AAPL", "pipeline_id": PIPELINE, "mode": "paper", "limits": {"orders": 3}});
-    assert_eq!(serde_json::from_str::<Value>(&text.kwargs).unwrap(), expected);
+    assert_eq!(serde_json::from_str::<Value>(&text.head).unwrap(), expected);
 
     (celery.arguments, celery.extra_kwargs) = (Vec::new(), Map::new());
-    assert_eq!(text_of(&celery, None, r#"{"tickers": [{"ticker": "AAPL"}]}"#).unwrap().kwargs, "{}");
+    assert_eq!(text_of(&celery, None, r#"{"tickers": [{"ticker": "AAPL"}]}"#).unwrap().head, "{}");
 }
 
 /// Any JSON value.
@@ -341,7 +341,7 @@ proptest! {
         // A NUL, or nothing left of a ticker after trimming: rejected, and no task.
         prop_assume!(text.is_some());
         let text = text.unwrap();
-        let kwargs: Value = serde_json::from_str(&text.kwargs).unwrap();
+        let kwargs: Value = serde_json::from_str(&text.head).unwrap();
         let names: Vec<_> = kwargs.as_object().unwrap().keys().map(String::as_str).collect();
         prop_assert_eq!(names, ["execution_id", "pipeline_id", "signal_context", "symbol", "user_id"]);
         let context = &kwargs["signal_context"];
@@ -349,12 +349,12 @@ proptest! {
         let tickers: Vec<_> = context["signals"].as_array().unwrap().iter().map(|entry| entry["ticker"].clone()).collect();
         prop_assert_eq!(&json!(tickers), &context["tickers"]);
         prop_assert_eq!(&kwargs["symbol"], &json!(text.symbol));
-        prop_assert_eq!(&context["signal_id"], &json!(text.signal_id));
+        prop_assert_eq!(&context["signal_id"], &json!(&*text.signal_id));
         prop_assert_eq!(&context["source"], &signal["source"]);
         prop_assert!(context["metadata"].is_object());
         let time: Timestamp = context["timestamp"].as_str().unwrap().parse().unwrap();
         prop_assert_eq!(&iso8601(time), context["timestamp"].as_str().unwrap());
         // One line, and nothing that a transport could stumble over.
-        prop_assert!(!text.kwargs.contains(['\0', '\n', '\r']));
+        prop_assert!(!text.head.contains(['\0', '\n', '\r']));
     }
 }

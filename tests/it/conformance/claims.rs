@@ -10,8 +10,8 @@ use trigger_dispatcher::intake::{Identity, PartitionSpan, Position, Start};
 use trigger_dispatcher::rules::PartitionCounts;
 use trigger_dispatcher::store::memory::{MemoryClaims, MemoryStore, Progress};
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
-use trigger_dispatcher::store::{ClaimRequest, Claimed, Claims, Database, Verdict, Wanted, migrate};
-use trigger_dispatcher::tasks::{TriggerText, trigger_id};
+use trigger_dispatcher::store::{ClaimRequest, Claimed, Claims, Database, Renewal, Verdict, Wanted, migrate};
+use trigger_dispatcher::tasks::{Pieces, TriggerText, trigger_id};
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
@@ -52,6 +52,7 @@ conformance! {
     a_known_trigger_that_no_other_signal_could_lead_is_redelivered
     what_is_known_is_told_of_a_slot_that_it_holds_or_that_is_idle_and_of_no_other
     the_counts_add_up
+    arguments_that_come_in_pieces_are_kept_whole
     a_record_that_leads_several_slots_is_counted_once
     an_active_execution_keeps_its_pipeline_busy
     a_finished_execution_of_the_trigger_frees_the_slot
@@ -201,9 +202,10 @@ fn pipelines<const N: usize>() -> [Uuid; N] {
 fn wanted_for(pipeline_id: Uuid, ticker: &str, signal_id: &str, place: (i32, i64)) -> Wanted {
     let text = TriggerText {
         trigger_id: trigger_id(pipeline_id, ticker, signal_id),
-        signal_id: signal_id.to_owned(),
+        signal_id: signal_id.into(),
         symbol: "AAPL".to_owned(),
-        kwargs: r#"{"symbol": "AAPL"}"#.to_owned(),
+        head: r#"{"symbol": "AAPL"}"#.to_owned(),
+        pieces: Box::default(),
     };
     let (partition, offset) = place;
     Wanted { text, pipeline_id, ticker: ticker.to_owned(), partition, offset, record_time_ms: 0, shared: false }
@@ -231,7 +233,12 @@ fn request(start: Held, offsets: Range<i64>, wanted: Vec<Wanted>) -> ClaimReques
     let leading: HashSet<i64> = wanted.iter().map(|wanted| wanted.offset).collect();
     let unmatched = offsets.clone().filter(|offset| !leading.contains(offset)).count();
     let counts = PartitionCounts { unmatched: i64::try_from(unmatched).unwrap(), ..PartitionCounts::default() };
-    ClaimRequest { publication_id: Uuid::new_v4(), spans: vec![(span(start, offsets), counts)], wanted, goes_on: false }
+    ClaimRequest {
+        publication_id: Uuid::new_v4(),
+        spans: vec![(span(start, offsets), counts)],
+        wanted,
+        ..ClaimRequest::default()
+    }
 }
 
 async fn open<C: Claims>(claims: &mut C) -> Held {
@@ -467,6 +474,30 @@ async fn what_is_known_is_told_of_a_slot_that_it_holds_or_that_is_idle_and_of_no
     assert_eq!((now.triggered, now.redelivered, now.busy), (2, 0, 1));
 }
 
+async fn arguments_that_come_in_pieces_are_kept_whole<W: World>(world: &W) {
+    let mut claims = world.claims();
+    let start = held(&claims.open(&[0]).await.unwrap()[0]);
+    let mut pieces = Pieces::default();
+    // Characters of one to four bytes, for pieces are cut by bytes; and one piece that nobody names.
+    let [a, _, b, end] = [r#", "é": "€"#, "unused", "🚀", r#""}"#].map(|piece| pieces.add(piece));
+    let texts = [(r#"{"n": 1"#, vec![a, end]), (r#"{"n": 2}"#, vec![]), (r#"{"n": 3"#, vec![a, b, b, end])];
+    let wanted = pipelines::<3>().into_iter().zip(texts).map(|(pipeline, (head, list))| {
+        let slot = wanted(pipeline, 0);
+        let text = TriggerText { head: head.to_owned(), pieces: list.into(), ..slot.text };
+        // As fresh as it is, for triggers of old signals are not published.
+        Wanted { text, record_time_ms: trigger_dispatcher::clock::unix_ms(), ..slot }
+    });
+    let request = ClaimRequest { pieces, ..request(start, 0..1, wanted.collect()) };
+
+    let won = claimed(&mut claims, &request).await.won;
+
+    assert_eq!(won, [0, 1, 2], "the slots are idle");
+    let Renewal::Taken(taken) = claims.renew(request.publication_id).await.unwrap() else { panic!("it is not published") };
+    let mut kept: Vec<String> = taken.publication.tasks.into_iter().map(|task| task.kwargs).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, [r#"{"n": 1, "é": "€"}"#, r#"{"n": 2}"#, r#"{"n": 3, "é": "€🚀🚀"}"#]);
+}
+
 async fn the_counts_add_up<W: World>(world: &W) {
     let [a, b, c] = pipelines();
     let mut claims = world.claims();
@@ -485,7 +516,7 @@ async fn the_counts_add_up<W: World>(world: &W) {
             (PartitionSpan { stale: 4, ..span(held(&starts[1]), 5..10) }, PartitionCounts::default()),
         ],
         wanted: vec![Wanted { offset: 9, ..wanted(a, 0) }, wanted(b, 10), wanted_for(c, "", "other", (1, 9))],
-        goes_on: false,
+        ..ClaimRequest::default()
     };
     // One record of partition 0 leads a fourth slot.
     let [last] = pipelines();

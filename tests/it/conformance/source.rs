@@ -540,7 +540,8 @@ impl<S: Source> Member<S> {
             }
             Ok(Arrival::Batch(batch)) => {
                 let spans = batch.offsets.spans().iter().map(|span| (*span, PartitionCounts::default())).collect();
-                let request = ClaimRequest { publication_id: uuid::Uuid::new_v4(), spans, wanted: Vec::new(), goes_on: false };
+                let request =
+                    ClaimRequest { publication_id: uuid::Uuid::new_v4(), spans, goes_on: false, ..ClaimRequest::default() };
                 let Ok(verdict) = self.claims.claim(&request).await;
                 if let Verdict::Claimed(_) = verdict {
                     self.decided.add(&batch);

@@ -39,6 +39,7 @@ conformance! {
     a_sweeper_that_dies_leaves_the_publication_to_the_next
     a_confirmed_publication_is_never_taken_up
     a_slot_that_has_passed_on_is_left_alone_and_the_publication_lapses
+    a_task_that_was_over_before_its_confirmation_has_not_lapsed
     what_is_left_of_a_publication_is_taken_up
     a_round_takes_the_oldest_fifty_and_the_next_one_the_rest
     a_task_without_a_trace_is_unstarted_after_its_time
@@ -397,6 +398,25 @@ async fn a_slot_that_has_passed_on_is_left_alone_and_the_publication_lapses<W: W
     // It is given up for good; the newer one is not, and its lease is its own.
     claimer.world.age(11).await;
     assert_eq!(claimer.taken_up().await, [(new.id, new.won)]);
+    assert_eq!(claimer.world.lapsed().await, 1);
+}
+
+async fn a_task_that_was_over_before_its_confirmation_has_not_lapsed<W: World>(claimer: &mut Claimer<W>) {
+    let slots = pipelines::<2>();
+    let (old, unseen) = (claimer.publish(&slots[..1]).await, claimer.publish(&slots[1..]).await);
+    claimer.world.start_execution(old.won[0], slots[0]).await;
+    claimer.world.finish_execution(old.won[0], slots[0]).await;
+    // Only the result backend knows that the other one is over.
+    claimer.world.release(&unseen.won, &NOBODY).await;
+    assert_eq!(claimer.enqueue(&slots).await.won.len(), 2);
+    claimer.world.age(11).await;
+    let taken = claimer.world.taken(OURS).await;
+    let of = |id: Uuid| {
+        let taken = taken.iter().find(|taken| taken.publication.id == id).unwrap();
+        (taken.publication.tasks.len(), taken.is_started, taken.gone.clone())
+    };
+    assert_eq!(of(old.id), (0, true, vec![]), "it was started");
+    assert_eq!(of(unseen.id), (0, false, unseen.won), "somebody else may know");
     assert_eq!(claimer.world.lapsed().await, 1);
 }
 

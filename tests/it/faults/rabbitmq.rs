@@ -191,6 +191,29 @@ async fn a_rabbitmq_that_never_answers_is_left_and_tried_again_without_piling_up
 }
 
 #[tokio::test]
+async fn a_rabbitmq_that_answers_nobody_for_longer_than_the_sweepers_wait_gets_each_task_once() {
+    let wire = wire("127.0.0.1", 0);
+    wire.set(Flow::Held);
+    let mut trial = trial(&behind_as_guest(&wire)).await;
+    // So many tasks leave beside the next claim, whose own tasks then wait behind them.
+    let many = "insert into pipelines (id, user_id, name, scanner_tickers)
+        select gen_random_uuid(), gen_random_uuid(), 'watches', '[\"T0\"]' from generate_series(1, 150)";
+    trial.scene.database.client.batch_execute(many).await.unwrap();
+    let dispatcher = trial.scene.setting.start();
+    trial.send(1);
+    let claimed = "select count(*) from dispatcher.publications";
+    let database = &trial.scene.database;
+    wait_until("the first entry", 60, async || Some(database.number(claimed).await).filter(|count| *count == 1)).await;
+    trial.send(10);
+    // The loop is still at its first attempt. A sweeper that took the entries up would publish them as soon as RabbitMQ answers.
+    trial.swept_over().await;
+    trial.healed(async || wire.set(Flow::Free)).await;
+    trial.assert_tasks(true).await;
+    assert_eq!(dispatcher.events("publication_swept").len(), 0);
+    Trial::<Taken>::assert_calm(dispatcher, 2);
+}
+
+#[tokio::test]
 async fn a_password_of_rabbitmq_that_becomes_right_is_enough() {
     let user = unique("user");
     add_user(&user, "another");

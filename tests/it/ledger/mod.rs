@@ -12,7 +12,7 @@ use trigger_dispatcher::intake::PartitionSpan;
 use trigger_dispatcher::rules::PartitionCounts;
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
 use trigger_dispatcher::store::{ClaimRequest, Claims as _, Database, StoreError, Verdict, Wanted, migrate};
-use trigger_dispatcher::tasks::{TriggerText, trigger_id};
+use trigger_dispatcher::tasks::{Pieces, TriggerText, trigger_id};
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
@@ -38,9 +38,10 @@ fn request(start: Held, offset: i64, pipeline_id: Uuid, signal_id: &str) -> Clai
         PartitionSpan { partition, epoch, first_offset: offset, next_offset: offset + 1, consumed: 1, invalid: 0, stale: 0 };
     let text = TriggerText {
         trigger_id: trigger_id(pipeline_id, "", signal_id),
-        signal_id: signal_id.to_owned(),
+        signal_id: signal_id.into(),
         symbol: "AAPL".to_owned(),
-        kwargs: "{}".to_owned(),
+        head: "{}".to_owned(),
+        pieces: Box::default(),
     };
     let wanted = Wanted {
         text,
@@ -55,6 +56,7 @@ fn request(start: Held, offset: i64, pipeline_id: Uuid, signal_id: &str) -> Clai
         publication_id: Uuid::new_v4(),
         spans: vec![(span, PartitionCounts::default())],
         wanted: vec![wanted],
+        pieces: Pieces::default(),
         goes_on: false,
     }
 }

@@ -73,7 +73,7 @@ fn request(
     };
     let mut wanted: Vec<_> = offsets.iter().map(wanted).collect();
     wanted.sort_by_key(|wanted| wanted.pipeline_id);
-    ClaimRequest { publication_id: Uuid::new_v4(), spans: vec![(span, counts)], wanted, goes_on }
+    ClaimRequest { publication_id: Uuid::new_v4(), spans: vec![(span, counts)], wanted, goes_on, ..ClaimRequest::default() }
 }
 
 impl World {

@@ -6,12 +6,35 @@ use tokio_postgres::{Client, NoTls, Row};
 use url::Url;
 use uuid::Uuid;
 
+use super::cleanup::after_success;
 use super::{service, unique};
 
 pub(crate) struct TestDatabase {
     pub(crate) name: String,
     pub(crate) client: Client,
     url: Url,
+    /// Another server goes with all that is in it.
+    is_shared: bool,
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        if !self.is_shared {
+            return;
+        }
+        let name = self.name.clone();
+        after_success(async move {
+            let admin = service("TEST_POSTGRES_URL");
+            let (client, connection) = tokio_postgres::connect(&admin, NoTls).await.map_err(|error| error.to_string())?;
+            let drop = async {
+                let dropped = client.batch_execute(&format!("drop database {name} with (force)")).await;
+                std::mem::drop(client);
+                dropped
+            };
+            let (dropped, ended) = tokio::join!(drop, connection);
+            dropped.and(ended).map_err(|error| error.to_string())
+        });
+    }
 }
 
 impl TestDatabase {
@@ -22,7 +45,9 @@ impl TestDatabase {
 
     /// The same in another encoding.
     pub(crate) async fn create_in(encoding: &str) -> Self {
-        Self::create_on(Url::parse(&service("TEST_POSTGRES_URL")).unwrap(), encoding).await
+        let mut created = Self::create_on(Url::parse(&service("TEST_POSTGRES_URL")).unwrap(), encoding).await;
+        created.is_shared = true;
+        created
     }
 
     /// The same on another server.
@@ -39,7 +64,7 @@ impl TestDatabase {
         url.set_path(&name);
         let client = connect(&url).await;
         client.batch_execute(include_str!("../../../worker/src/trigger_dispatcher_worker/schema.sql")).await.unwrap();
-        Self { name, client, url }
+        Self { name, client, url, is_shared: false }
     }
 
     /// One of PostgreSQL's own programs, told of this database.

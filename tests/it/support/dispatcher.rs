@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::database::TestDatabase;
 use super::topic::TestTopic;
-use super::{service, unique, wait_for};
+use super::{PATIENCE, service, unique, wait_for};
 
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_trigger-dispatcher");
 
@@ -141,7 +141,7 @@ impl Instance {
     }
 
     pub(crate) fn wait_for_event(&self, event: &str) -> Value {
-        wait_for(&format!("the event {event}"), 60, || self.events(event).pop())
+        wait_for(&format!("the event {event}"), PATIENCE, || self.events(event).pop())
     }
 
     /// The sum of a number over all lines of an event.

@@ -1,6 +1,7 @@
 //! What the tests on real services share.
 
 pub(crate) mod amqp;
+pub(crate) mod cleanup;
 pub(crate) mod cutter;
 pub(crate) mod database;
 pub(crate) mod dispatcher;
@@ -39,6 +40,9 @@ pub(crate) fn host_and_port(url: &str) -> String {
 pub(crate) fn unique(prefix: &str) -> String {
     format!("{prefix}_{}", &uuid::Uuid::new_v4().simple().to_string()[..12])
 }
+
+/// Seconds that are enough for anything that comes at last, also on a machine where much else runs. Only a failure takes them.
+pub(crate) const PATIENCE: u64 = 180;
 
 /// Asks again until `probe` gives something, or fails the test after `seconds`.
 pub(crate) fn wait_for<T>(what: &str, seconds: u64, mut probe: impl FnMut() -> Option<T>) -> T {

@@ -3,7 +3,7 @@
 use trigger_dispatcher::intake::{PartitionSpan, Start};
 use trigger_dispatcher::rules::PartitionCounts;
 use trigger_dispatcher::store::{ClaimRequest, Wanted};
-use trigger_dispatcher::tasks::{TriggerText, trigger_id};
+use trigger_dispatcher::tasks::{Pieces, TriggerText, trigger_id};
 use uuid::Uuid;
 
 /// What a task is told, with characters that not every way carries.
@@ -30,9 +30,10 @@ pub(crate) fn request(start: Held, offset: i64, pipelines: &[Uuid]) -> ClaimRequ
     let wanted = |pipeline_id: &Uuid| Wanted {
         text: TriggerText {
             trigger_id: trigger_id(*pipeline_id, "", &signal_id),
-            signal_id: signal_id.clone(),
+            signal_id: signal_id.as_str().into(),
             symbol: "AAPL".to_owned(),
-            kwargs: kwargs(pipeline_id, offset),
+            head: kwargs(pipeline_id, offset),
+            pieces: Box::default(),
         },
         pipeline_id: *pipeline_id,
         ticker: String::new(),
@@ -45,6 +46,7 @@ pub(crate) fn request(start: Held, offset: i64, pipelines: &[Uuid]) -> ClaimRequ
         publication_id: Uuid::new_v4(),
         spans: vec![(span, PartitionCounts::default())],
         wanted: pipelines.iter().map(wanted).collect(),
+        pieces: Pieces::default(),
         goes_on: false,
     }
 }

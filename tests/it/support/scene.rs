@@ -7,7 +7,7 @@ use super::database::TestDatabase;
 use super::dispatcher::Setting;
 use super::queue::TestQueue;
 use super::topic::TestTopic;
-use super::wait_until;
+use super::{PATIENCE, wait_until};
 
 pub(crate) struct Scene {
     pub(crate) topic: TestTopic,
@@ -112,18 +112,18 @@ impl Scene {
     /// Waits until so many records are decided, and says what became of them.
     pub(crate) async fn decided(&self, records: i64) -> Progress {
         let what = format!("{records} decided records");
-        wait_until(&what, 60, async || Some(self.total().await).filter(|total| total.consumed >= records)).await
+        wait_until(&what, PATIENCE, async || Some(self.total().await).filter(|total| total.consumed >= records)).await
     }
 
     /// Waits until Kafka's committed offsets add up to so many records.
     pub(crate) fn committed(&self, records: i64) {
         let sum = || self.topic.committed(&self.setting.group).iter().flatten().sum::<i64>();
-        super::wait_for(&format!("{records} committed records"), 60, || Some(sum()).filter(|sum| *sum == records));
+        super::wait_for(&format!("{records} committed records"), PATIENCE, || Some(sum()).filter(|sum| *sum == records));
     }
 
     /// Waits until the queue holds so many tasks, and gives their pipelines.
     pub(crate) fn enqueued(&mut self, tasks: usize) -> Vec<Uuid> {
-        super::wait_for(&format!("{tasks} tasks"), 60, || Some(self.queue.len()).filter(|length| *length >= tasks));
+        super::wait_for(&format!("{tasks} tasks"), PATIENCE, || Some(self.queue.len()).filter(|length| *length >= tasks));
         self.queue.pipelines()
     }
 }

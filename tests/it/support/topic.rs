@@ -6,11 +6,13 @@ use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceS
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode::UnknownTopicOrPartition;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::{Offset, TopicPartitionList};
 use serde_json::Value;
 
+use super::cleanup::after_success;
 use super::{service, unique, wait_for};
 
 pub(crate) struct TestTopic {
@@ -50,6 +52,20 @@ async fn configure(topic: &str, property: &str, value: &str) {
     let change = AlterConfig::new(ResourceSpecifier::Topic(topic)).set(property, value);
     for result in admin.alter_configs(&[change], &options).await.unwrap() {
         result.unwrap();
+    }
+}
+
+impl Drop for TestTopic {
+    fn drop(&mut self) {
+        let names = [self.name.clone(), self.dead_letter_topic()];
+        after_success(async move {
+            let (admin, options) = admin();
+            let names = names.each_ref().map(String::as_str);
+            let deleted = admin.delete_topics(&names, &options).await.map_err(|error| error.to_string())?;
+            // A test may have deleted one of them itself.
+            let failed = deleted.into_iter().filter_map(Result::err).filter(|(_, code)| *code != UnknownTopicOrPartition);
+            failed.map(|(name, code)| Err(format!("{name}: {code}"))).next().unwrap_or(Ok(()))
+        });
     }
 }
 

@@ -28,6 +28,7 @@ app = Celery("trigger_dispatcher_worker", broker=settings.broker_url, backend=se
 app.conf.update(
     task_default_queue=settings.task_queue,
     broker_transport_options=settings.transport_options,
+    result_backend_transport_options=settings.result_transport_options,
     broker_connection_retry_on_startup=True,
     # A broker message is a request to run code: take JSON only, never pickle.
     accept_content=["json"],

@@ -27,6 +27,7 @@ class Settings:
     task_queue: str
     task_name: str
     transport_options: dict[str, Any]
+    result_transport_options: dict[str, Any]
     database: str = field(repr=False)
     """The libpq connection string."""
     guard_redis_url: str | None = field(repr=False)
@@ -45,6 +46,7 @@ class Settings:
             task_queue=read.text("CELERY_TASK_QUEUE", "celery"),
             task_name=read.text("CELERY_TASK_NAME", "app.orchestration.tasks.execute_pipeline"),
             transport_options=read.transport_options(broker_url),
+            result_transport_options=read.result_transport_options(),
             database=read.database(),
             guard_redis_url=with_verified_tls(read.text("START_GUARD_REDIS_URL", "")) or None,
             guard_lease_seconds=read.positive("START_GUARD_LEASE_SECONDS", 60.0),
@@ -103,13 +105,19 @@ class _Reader:
             options.setdefault("global_keyprefix", prefix)
         return options
 
+    def result_transport_options(self) -> dict[str, Any]:
+        prefix = self.text("CELERY_RESULT_GLOBAL_KEYPREFIX", "")
+        return {"global_keyprefix": prefix} if prefix else {}
+
     def database(self) -> str:
-        host = self.text("POSTGRES_HOST", "localhost")
+        # As the dispatcher reads it: a list, and an IPv6 address may stand in brackets.
+        hosts = [host.strip().strip("[]") for host in self.text("POSTGRES_HOST", "localhost").split(",")]
         # Off this machine the server must prove who it is, unless the operator says otherwise.
-        sslmode = self.text("POSTGRES_SSLMODE", "disable" if host in LOOPBACK else "verify-full")
+        is_local = all(host in LOOPBACK for host in hosts)
+        sslmode = self.text("POSTGRES_SSLMODE", "disable" if is_local else "verify-full")
         certificate = self.text("POSTGRES_SSLROOTCERT", "system" if sslmode == "verify-full" else "")
         return make_conninfo(
-            host=host,
+            host=",".join(hosts),
             port=self.text("POSTGRES_PORT", "5432"),
             dbname=self.required("POSTGRES_DB"),
             user=self.required("POSTGRES_USER"),

@@ -114,7 +114,7 @@ impl Instance {
                     &texts(|wanted| &wanted.ticker),
                     &texts(|wanted| &wanted.text.signal_id),
                     &texts(|wanted| &wanted.text.symbol),
-                    &texts(|wanted| &wanted.text.kwargs),
+                    &wanted.iter().map(|wanted| wanted.text.kwargs(&request.pieces)).collect::<Vec<_>>(),
                     &wanted.iter().map(|wanted| wanted.partition).collect::<Vec<_>>(),
                     &wanted.iter().map(|wanted| wanted.offset).collect::<Vec<_>>(),
                     &vec![false; wanted.len()],

@@ -25,6 +25,7 @@ from celery import signals
 from celery.concurrency import prefork
 from celery.exceptions import Ignore
 
+from . import timing
 from .keeper import Keeper
 from .starts import Starts, StoreUnavailable
 
@@ -107,6 +108,7 @@ class _Guard:
         self._record_failure = record_failure or (lambda _trigger_id, _error: None)
         self._store_retry_seconds = store_retry_seconds
         self._keeper = Keeper(starts, lease_seconds, self._sweep)
+        self._has_told = False
 
     def watch_over_worker(self) -> None:
         """Looks for the dead from every process that runs tasks, also while none arrives."""
@@ -142,6 +144,7 @@ class _Guard:
         try:
             begun = self._starts.begin(trigger_id, token, worker, self._lease_seconds)
             if begun.state == "ours":
+                self._tell_why_no_restart_can_happen()
                 return token
             if begun.state == "expired":
                 if begun.attempts > self._restarts:
@@ -151,10 +154,21 @@ class _Guard:
                     return token
         except StoreUnavailable as error:
             log.error("start_put_off trigger_id=%s error=%s", trigger_id, error)
-            raise _put_off(self._store_retry_seconds) from error
+            raise _put_off(trigger_id, self._store_retry_seconds) from error
         if begun.state != "over" and self._restarts:
-            raise _put_off(begun.seconds_left or self._lease_seconds)
+            raise _put_off(trigger_id, begun.seconds_left or self._lease_seconds)
         raise _dropped(trigger_id, begun.outcome or begun.state)
+
+    def _tell_why_no_restart_can_happen(self) -> None:
+        task = celery.current_task
+        if self._has_told or not self._restarts or not task or task.request.called_directly:
+            return
+        self._has_told = True
+        left = timing.seconds_left(task.request.expires)
+        for reason in timing.why_no_restart(
+            timing.visibility_timeout(task.app.conf), self._lease_seconds, self._patience, left
+        ):
+            log.error("restart_cannot_happen reason=%s", reason)
 
     def _give_up(self, trigger_id: UUID, token: UUID) -> None:
         """Records that a start was abandoned, once, whoever finds it. Raises `Abandoned` if that was us."""
@@ -227,7 +241,7 @@ def _worker() -> str:
     return f"{name or socket.gethostname()}:{os.getpid()}:{threading.current_thread().name}"
 
 
-def _put_off(seconds: float) -> Ignore:
+def _put_off(trigger_id: UUID, seconds: float) -> Ignore:
     """Sends the same message again, to be looked at later; this delivery then ends without a result.
 
     A new message before the old one is acknowledged: a crash between the two makes one too
@@ -236,6 +250,10 @@ def _put_off(seconds: float) -> Ignore:
     task = celery.current_task
     if not task or task.request.called_directly:
         raise StoreUnavailable("the task was called directly, so there is no message to put off")
+    left = timing.seconds_left(task.request.expires)
+    if left is not None and left <= seconds:
+        # Celery discards an expired message without a word to us.
+        log.error("start_put_off_in_vain trigger_id=%s seconds=%g expires_in=%g", trigger_id, seconds, left)
     task.signature_from_request(retries=task.request.retries, countdown=seconds).apply_async()
     return Ignore(f"put off for {seconds:g} s")
 
