@@ -53,11 +53,13 @@ pub enum Bug {
     ResultById,
     /// Records that another member of the group has decided are decided again.
     CommittedIgnored,
+    /// A log line waits for whoever reads the log.
+    LogLineBlocks,
 }
 
 impl Bug {
     /// Every bug, with its name.
-    pub const ALL: [(&'static str, Self); 12] = [
+    pub const ALL: [(&'static str, Self); 13] = [
         ("commit_before_publish", Self::CommitBeforePublish),
         ("publish_error_swallowed", Self::PublishErrorSwallowed),
         ("no_conflict_key", Self::NoConflictKey),
@@ -70,6 +72,7 @@ impl Bug {
         ("sweep_of_others", Self::SweepOfOthers),
         ("result_by_id", Self::ResultById),
         ("committed_ignored", Self::CommittedIgnored),
+        ("log_line_blocks", Self::LogLineBlocks),
     ];
 }
 
@@ -106,6 +109,7 @@ mod armed {
         if *passing == *count {
             // For the harness, which counts that the crash has hit.
             tracing::error!(event = "chaos_crash", point = name);
+            crate::telemetry::finish_logs();
             std::process::abort();
         }
     }
