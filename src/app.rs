@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Broker, Config, ResultBackend};
 use crate::dispatch::{Dispatcher, MOST_SLOTS, Terms, WAITED_FOR, Waits};
-use crate::intake::kafka::KafkaSource;
+use crate::intake::kafka::{KafkaSource, ends, letters_topic};
 use crate::retry::{Backoff, until_done};
 use crate::store::deployment::{Deployment, DeploymentKey, register};
 use crate::store::notify::{Notice, notices};
@@ -20,7 +20,7 @@ use crate::supervise::{Task, alone, within_grace};
 use crate::tasks::Queue;
 use crate::tasks::amqp::AmqpQueue;
 use crate::tasks::redis::{RedisQueue, Results};
-use crate::telemetry::{Events, Metrics, json};
+use crate::telemetry::{Dependency, Events, Metrics, json};
 use crate::web;
 
 /// Runs the service until `stop`.
@@ -42,15 +42,17 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         group = config.kafka.consumer_group
     );
 
-    let http = Task::start("http", &stop, web::serve(listener, Arc::clone(&metrics), stop.clone()));
+    let http = web::serve(listener, Arc::clone(&metrics), stop.clone());
+    let http = Task::start("http", &stop, async {
+        http.await;
+        Ok(())
+    });
     let all = async {
         let flow = flow(&config, database, terms, queue, outbox, metrics, &stop).await;
         stop.cancel();
         flow.and(http.join().await)
     };
-    let result = within_grace(&stop, config.process.shutdown_grace, all).await;
-    tracing::info!(event = "stopped", in_order = result.is_ok());
-    result
+    within_grace(&stop, config.process.shutdown_grace, all).await
 }
 
 /// Prepares the store, reads the rules, then runs the loop beside the refresh, the sweeper and the upkeep.
@@ -63,7 +65,7 @@ async fn flow(
     metrics: Arc<Metrics>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut not_ready = Backoff::new("store_not_ready");
+    let mut not_ready = Backoff::new("store_not_ready").watched(&metrics, Dependency::postgresql);
     let prepared = until_done(&mut not_ready, stop, async || match prepare(config, &database).await {
         Err(error) if error.is_final() => Ok(Err(error)),
         other => other.map(Ok),
@@ -71,7 +73,10 @@ async fn flow(
     let Ok(prepared) = prepared.await else { return Ok(()) };
     let deployment = prepared?;
     let mut refresher = Refresher::new(database.clone(), config.trigger.refresh_interval, Arc::clone(&metrics));
-    let loaded = until_done(&mut Backoff::new("rules_not_read"), stop, async || refresher.refresh().await).await;
+    let loaded = until_done(&mut Backoff::new("rules_not_read").watched(&metrics, Dependency::postgresql), stop, async || {
+        refresher.refresh().await
+    })
+    .await;
     let Ok(()) = loaded else { return Ok(()) };
     // Only now join the group: an instance without rules would call every signal unmatched.
     let ids = deployment.ids;
@@ -79,7 +84,11 @@ async fn flow(
     let sweeper =
         Sweeper::new(database.clone(), sweepers_queue, results, lease_terms, config.trigger.clone(), Arc::clone(&metrics));
     let upkeep = Upkeep::new(database.clone(), config.ledger, &config.trigger);
-    let source = KafkaSource::connect(&config.kafka, &config.batch, config.trigger.max_signal_age, config.process.stall)?;
+    let source =
+        KafkaSource::connect(&config.kafka, &config.batch, config.trigger.max_signal_age, config.process.stall, &metrics)?;
+    let ends = Task::start("ends", stop, ends::watch(config.kafka.clone(), Arc::clone(&metrics), stop.clone()));
+    let letters = letters_topic::keep(config.kafka.clone(), Arc::clone(&metrics), stop.clone());
+    let letters = Task::start("letters-topic", stop, letters);
     let mut dispatcher = Dispatcher {
         source,
         claims: PostgresClaims::new(database, terms),
@@ -112,7 +121,8 @@ async fn flow(
     });
     let flow = flow.await;
     stop.cancel();
-    let others = refresh.join().await.and(sweep.join().await).and(upkeep.join().await);
+    let others =
+        refresh.join().await.and(sweep.join().await).and(upkeep.join().await).and(ends.join().await).and(letters.join().await);
     flow??;
     others
 }

@@ -55,11 +55,13 @@ pub enum Bug {
     CommittedIgnored,
     /// A known signal is skipped by its position, so that n records with one id cost n claims.
     SkipByPosition,
+    /// A log line waits for whoever reads the log.
+    LogLineBlocks,
 }
 
 impl Bug {
     /// Every bug, with its name.
-    pub const ALL: [(&'static str, Self); 13] = [
+    pub const ALL: [(&'static str, Self); 14] = [
         ("commit_before_publish", Self::CommitBeforePublish),
         ("publish_error_swallowed", Self::PublishErrorSwallowed),
         ("no_conflict_key", Self::NoConflictKey),
@@ -73,6 +75,7 @@ impl Bug {
         ("result_by_id", Self::ResultById),
         ("committed_ignored", Self::CommittedIgnored),
         ("skip_by_position", Self::SkipByPosition),
+        ("log_line_blocks", Self::LogLineBlocks),
     ];
 }
 
@@ -109,6 +112,7 @@ mod armed {
         if *passing == *count {
             // For the harness, which counts that the crash has hit.
             tracing::error!(event = "chaos_crash", point = name);
+            crate::telemetry::finish_logs();
             std::process::abort();
         }
     }

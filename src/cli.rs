@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -13,6 +14,8 @@ use crate::{app, supervise, telemetry};
 
 /// Wrong usage or configuration, as `sysexits.h` counts.
 const USAGE: u8 = 64;
+/// How long the end of the process waits for whoever reads stderr.
+const COMPLAINT: Duration = Duration::from_secs(1);
 
 /// Turns streams of trading signals into Celery tasks: once, at once, and for a reason that can be looked up.
 #[derive(Debug, Parser)]
@@ -85,11 +88,22 @@ fn is_refused_property(cause: &(dyn std::error::Error + 'static)) -> bool {
     matches!(cause.downcast_ref::<crate::intake::kafka::Error>(), Some(crate::intake::kafka::Error::Property { .. }))
 }
 
+/// Tells a person why the program ends. Whoever reads stderr may have stopped reading, and the end does not wait for that.
 #[expect(clippy::print_stderr, reason = "the one place that tells a person why the program ends")]
 fn complain(error: &anyhow::Error) {
-    match error.downcast_ref::<Problems>() {
-        Some(problems) => eprintln!("{problems}"),
-        None => eprintln!("trigger-dispatcher: {}", once(error)),
+    let text = match error.downcast_ref::<Problems>() {
+        Some(problems) => problems.to_string(),
+        None => format!("trigger-dispatcher: {}", once(error)),
+    };
+    let (told, is_told) = std::sync::mpsc::channel();
+    let tell = move || {
+        eprintln!("{text}");
+        // Nobody waits any more where that took too long.
+        told.send(()).ok();
+    };
+    if std::thread::Builder::new().spawn(tell).is_ok() {
+        // Not told in time: the exit code says it too.
+        is_told.recv_timeout(COMPLAINT).ok();
     }
 }
 
@@ -104,6 +118,7 @@ fn once(error: &anyhow::Error) -> String {
 #[expect(clippy::print_stdout, reason = "the answers of commands that answer")]
 fn execute(command: Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
+    let is_service = matches!(command, Command::Run);
     let result = match command {
         Command::Variables => {
             print!("{}", env_example());
@@ -118,7 +133,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Migrate(command) => runtime.block_on(async { migrate::run(&StoreConfig::read(&environment()?)?, &command).await }),
         Command::Run => runtime.block_on(async {
             let config = configuration()?;
-            telemetry::start_logs(&config.process);
+            telemetry::start_logs(&config.process)?;
             let stop = CancellationToken::new();
             let _signals = supervise::stop_on_signal(stop.clone())?;
             app::run(config, stop).await
@@ -126,6 +141,11 @@ fn execute(command: Command) -> anyhow::Result<()> {
     };
     // Threads that hang in a client library must not keep the process: correctness never needs a clean close.
     runtime.shutdown_background();
+    if is_service {
+        // Nothing is left to do but to leave the process.
+        tracing::info!(event = "stopped", in_order = result.is_ok());
+    }
+    telemetry::finish_logs();
     result
 }
 

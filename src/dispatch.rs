@@ -33,7 +33,7 @@ use crate::retry::{Backoff, Stopped, until_done};
 use crate::store::refresh::SharedRules;
 use crate::store::{ClaimRequest, Claimed, Claims, Verdict};
 use crate::tasks::{IdSpace, TaskQueue};
-use crate::telemetry::{Events, Metrics, json};
+use crate::telemetry::{Dependency, Events, Metrics, json};
 
 /// How long confirmations wait for a claim to ride on before they are written by themselves.
 const CONFIRM_AFTER: Duration = Duration::from_millis(250);
@@ -91,6 +91,22 @@ impl Default for Waits {
     }
 }
 
+impl Waits {
+    /// Failures are reasons not to be ready.
+    fn watched(self, metrics: &Arc<Metrics>) -> Self {
+        let of = |wait: Backoff, dependency| wait.watched(metrics, dependency);
+        Self {
+            open: of(self.open, Dependency::postgresql),
+            start: of(self.start, Dependency::kafka),
+            dead_letter: of(self.dead_letter, Dependency::dead_letter_topic),
+            claim: of(self.claim, Dependency::postgresql),
+            renew: of(self.renew, Dependency::postgresql),
+            reopen: of(self.reopen, Dependency::kafka),
+            confirm: of(self.confirm, Dependency::postgresql),
+        }
+    }
+}
+
 /// The loop's parts.
 #[derive(Debug)]
 pub struct Dispatcher<S, C, Q> {
@@ -114,20 +130,27 @@ pub struct Dispatcher<S, C, Q> {
     pub stop: CancellationToken,
 }
 
-/// The source has records and does not give them; only a new process helps.
+/// The source gives nothing any more; only a new process helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the intake is stalled: Kafka has records and none comes")]
-pub struct Stalled;
+pub enum IntakeFailed {
+    /// It has records and does not give them.
+    #[error("the intake is stalled: Kafka has records and none comes")]
+    Stalled,
+    /// What read for us broke off.
+    #[error("the intake thread broke off; the event panicked says why")]
+    Lost,
+}
 
 impl<S: Source, C: Claims, Q: TaskQueue + 'static> Dispatcher<S, C, Q> {
     /// Runs until told to stop, then leaves the source in order.
     ///
     /// # Errors
     /// The source is stuck; it is not closed, for that may hang.
-    pub async fn run(self) -> Result<(), Stalled> {
+    pub async fn run(self) -> Result<(), IntakeFailed> {
         let Self { source, claims, queue, rules, terms, events, metrics, waits, stop } = self;
         let mut outbox = Outbox::new(queue, stop.clone(), Arc::clone(&metrics));
         let (backlog, begun) = (Backlog::default(), Begun::new());
+        let waits = waits.watched(&metrics);
         let widest = terms.most_slots;
         let mut deciding = Deciding { source, claims, rules, terms, widest, events, metrics, waits, stop, backlog, begun };
         let ended = deciding.run(&mut outbox).await;
@@ -178,7 +201,7 @@ enum Event {
 }
 
 impl<S: Source, C: Claims> Deciding<S, C> {
-    async fn run<Q: TaskQueue + 'static>(&mut self, outbox: &mut Outbox<Q, Settled>) -> Result<(), Stalled> {
+    async fn run<Q: TaskQueue + 'static>(&mut self, outbox: &mut Outbox<Q, Settled>) -> Result<(), IntakeFailed> {
         while !self.stop.is_cancelled() {
             let event = self.event(outbox).await;
             outbox.settled(self.claims.written());
@@ -191,7 +214,8 @@ impl<S: Source, C: Claims> Deciding<S, C> {
                 }
                 Some(Event::Arrival(Arrival::Positioned(positions))) => self.position(&positions).await,
                 Some(Event::Arrival(Arrival::Batch(batch))) => self.receive(batch).await,
-                Some(Event::Arrival(Arrival::Stalled)) => return Err(Stalled),
+                Some(Event::Arrival(Arrival::Stalled)) => return Err(IntakeFailed::Stalled),
+                Some(Event::Arrival(Arrival::Lost)) => return Err(IntakeFailed::Lost),
                 Some(Event::Arrival(Arrival::Ended)) => break,
                 Some(Event::Left(left)) => self.follow(left, outbox).await,
                 None => Ok(()),

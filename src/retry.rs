@@ -1,13 +1,14 @@
 //! Waiting for a dependency that fails: backoff, jitter, and a log line a minute at most.
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::Rng as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock;
-use crate::telemetry::Seldom;
+use crate::telemetry::{Dependency, Metrics, Seldom};
 
 const FIRST: Duration = Duration::from_millis(50);
 const MOST: Duration = Duration::from_secs(2);
@@ -25,18 +26,29 @@ pub struct Backoff {
     /// A line has told that it fails, and none yet that this is over.
     is_told: bool,
     seldom: Seldom,
+    /// Who learns that this instance cannot decide meanwhile.
+    watched: Option<(Arc<Metrics>, Dependency)>,
 }
 
 impl Backoff {
     /// For failures that are logged as `event`.
     pub fn new(event: &'static str) -> Self {
-        Self { event, in_a_row: 0, attempts: 0, outages: 0, is_told: false, seldom: Seldom::default() }
+        Self { event, in_a_row: 0, attempts: 0, outages: 0, is_told: false, seldom: Seldom::default(), watched: None }
+    }
+
+    /// Its failures are a reason not to be ready.
+    #[must_use]
+    pub fn watched(self, metrics: &Arc<Metrics>, dependency: Dependency) -> Self {
+        Self { watched: Some((Arc::clone(metrics), dependency)), ..self }
     }
 
     /// Counts a failure, logs it if it is time, and says how long to wait.
     pub fn failed(&mut self, error: &dyn Display) -> Duration {
         let is_due = self.failed_at(clock::now());
-        let Self { event, attempts, outages, .. } = *self;
+        if let Some((metrics, dependency)) = &self.watched {
+            metrics.health().failed(self.event, Some(*dependency));
+        }
+        let (event, attempts, outages) = (self.event, self.attempts, self.outages);
         if is_due {
             tracing::warn!(event, attempts, outages, error = %error);
         } else {
@@ -62,6 +74,9 @@ impl Backoff {
         // Nearly always: the clock need not be asked.
         if self.in_a_row == 0 && !self.is_told {
             return;
+        }
+        if let Some((metrics, _)) = self.watched.as_ref().filter(|_| self.in_a_row > 0) {
+            metrics.health().works(self.event);
         }
         if let Some((attempts, outages)) = self.recovered_at(clock::now()) {
             tracing::info!(event = "recovered", after = self.event, attempts, outages);

@@ -8,6 +8,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry;
+
 /// A task that ends with its owner.
 #[derive(Debug)]
 pub struct Companion(JoinHandle<()>);
@@ -128,6 +130,7 @@ pub fn stop_on_signal(stop: CancellationToken) -> std::io::Result<Companion> {
             };
             tracing::info!(event = "signal_to_stop", name, at_once = asked);
             if asked {
+                telemetry::finish_logs();
                 std::process::exit(130);
             }
             asked = true;

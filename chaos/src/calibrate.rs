@@ -140,6 +140,11 @@ fn schedule(bug: Bug, seed: u64) -> Option<Plan> {
                 ..plan
             }
         }
+        // Each instance says more than its pipe holds, and nobody reads it.
+        Bug::LogLineBlocks => {
+            let unread = (0..3).map(|number| step(Fault::FullLog(number), second)).collect();
+            Plan { lanes: vec![unread], signals: 6_000, ..plan }
+        }
         Bug::ResultById | Bug::CommittedIgnored | Bug::SkipByPosition => return None,
     };
     Some(plan)

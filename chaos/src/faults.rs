@@ -84,6 +84,7 @@ impl Targets<'_> {
                     instances.start(number, None)?;
                 }
             }
+            Fault::FullLog(number) => self.instances(*number)?.restart_unread(*number)?,
             Fault::Restart(number) => {
                 let instances = self.instances(*number)?;
                 let status = instances.stop(*number)?;

@@ -1,6 +1,6 @@
 //! The dispatchers: processes that are started, killed, stopped and started again.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
@@ -72,6 +72,24 @@ impl Instances {
 
     /// Starts one that is down; with `crash`, it will die at that point.
     pub(crate) fn start(&self, number: usize, crash: Option<&str>) -> anyhow::Result<()> {
+        self.launch(number, |command, log| {
+            command.stdout(log);
+            if let Some(crash) = crash {
+                command.env("CHAOS_CRASH", crash);
+            }
+        })
+    }
+
+    /// Kills one and starts it with a log that nobody reads: its pipe is full as soon as it has said 64 KiB.
+    pub(crate) fn restart_unread(&self, number: usize) -> anyhow::Result<()> {
+        self.kill(number)?;
+        // The other end of the pipe stays open as long as the child's handle.
+        self.launch(number, |command, _| _ = command.stdout(Stdio::piped()))?;
+        self.evidence.hit("log full");
+        Ok(())
+    }
+
+    fn launch(&self, number: usize, prepare: impl FnOnce(&mut Command, File)) -> anyhow::Result<()> {
         let mut slot = self.lock(number);
         anyhow::ensure!(slot.is_none(), "instance {number} runs already");
         let path = self.evidence.folder().join(format!("instance-{number}.log"));
@@ -79,10 +97,8 @@ impl Instances {
         let mut command = self.command("run");
         command.env("HOSTNAME", format!("instance-{number}"));
         command.env("CHAOS_CLOCK_OFFSET_MS", CLOCKS_MS[number % CLOCKS_MS.len()].to_string());
-        if let Some(crash) = crash {
-            command.env("CHAOS_CRASH", crash);
-        }
-        let child = command.stderr(log.try_clone()?).stdout(log).spawn().context("cannot start an instance")?;
+        prepare(&mut command, log.try_clone()?);
+        let child = command.stderr(log).spawn().context("cannot start an instance")?;
         *slot = Some(Running { child, since: clock::now() });
         Ok(())
     }

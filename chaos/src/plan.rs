@@ -17,6 +17,8 @@ pub(crate) enum Fault {
     KillAll,
     /// SIGTERM, and a new start.
     Restart(usize),
+    /// SIGKILL, and a new start with a log that nobody reads: its pipe is soon full, until the next start.
+    FullLog(usize),
     /// SIGSTOP for longer than the session, then SIGCONT.
     Zombie(usize, Duration),
     /// The instance dies when it passes the point.
@@ -123,6 +125,8 @@ const LEAVES_AN_ENTRY: [&str; 2] = ["before_publish", "sweep_after_take_up"];
 const SHORT_LEASE: (&str, &str) = ("TRIGGER_LEASE_SECONDS", "30");
 const LONGER_THAN_THE_LEASE: Duration = Duration::from_secs(33);
 
+/// How often a run starts an instance whose log nobody reads.
+const FULL_LOGS: usize = 3;
 /// What two cores take beside all else that runs on them.
 const MOST_PER_SECOND: u64 = 1_500;
 
@@ -135,7 +139,7 @@ impl Fault {
     /// About how long it keeps its lane busy.
     fn lasts(&self) -> Duration {
         let seconds = match self {
-            Self::Kill(_) | Self::KillAll => 0,
+            Self::Kill(_) | Self::KillAll | Self::FullLog(_) => 0,
             Self::Restart(_) => 1,
             Self::Point(name, _) if name.starts_with("sweep") || name.starts_with("retry") => 17,
             Self::Point(..) => 4,
@@ -170,6 +174,7 @@ fn on_instances(options: &Options, layout: Layout) -> Vec<Step> {
     }
     if options.points {
         faults.extend(POINTS.map(|point| Fault::Point(point, instance(&mut dice))));
+        faults.extend([(); FULL_LOGS].map(|()| Fault::FullLog(instance(&mut dice))));
     }
     if layout.deployments > 1 {
         for numbers in (0..layout.deployments).map(|deployment| layout.of(deployment)) {
@@ -232,7 +237,7 @@ mod tests {
         for point in POINTS {
             assert!(lanes[0].iter().any(|step| matches!(step.fault, Fault::Point(name, _) if name == point)), "{point}");
         }
-        assert_eq!((lanes[0].len(), lanes[1].len()), (POINTS.len() + 50, 30));
+        assert_eq!((lanes[0].len(), lanes[1].len()), (POINTS.len() + FULL_LOGS + 50, 30));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::chaos::{self, Bug};
 use crate::clock;
 use crate::retry::{Backoff, Stopped};
 use crate::tasks::{Publication, TaskQueue};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Dependency, Metrics};
 
 /// An outbox entry on its way. What follows once the broker has it (`T`) is kept with it and given back then.
 pub(super) struct Entry<T> {
@@ -64,7 +64,8 @@ struct Carrier<Q> {
 
 impl<Q: TaskQueue + 'static, T: 'static> Outbox<Q, T> {
     pub(super) fn new(queue: Q, stop: CancellationToken, metrics: Arc<Metrics>) -> Self {
-        let carrier = Carrier { queue, wait: Backoff::new("enqueue_failed"), stop, metrics };
+        let carrier =
+            Carrier { queue, wait: Backoff::new("enqueue_failed").watched(&metrics, Dependency::broker), stop, metrics };
         Self { carrier: Some(carrier), under_way: None, settled: Vec::new() }
     }
 

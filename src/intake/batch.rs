@@ -153,8 +153,7 @@ impl Batch {
 
     fn reject(&mut self, record: &Record<'_>, reason: Reason) {
         self.offsets.record_invalid(record.partition);
-        self.rejected_bytes += record.payload.map_or(0, <[u8]>::len);
-        self.rejected.push(Rejected {
+        let rejected = Rejected {
             reason,
             partition: record.partition,
             offset: record.offset,
@@ -162,7 +161,9 @@ impl Batch {
             key: record.key.map(<[u8]>::to_vec),
             payload: record.payload.map(<[u8]>::to_vec),
             headers: (record.headers)(),
-        });
+        };
+        self.rejected_bytes += rejected.bytes();
+        self.rejected.push(rejected);
     }
 
     /// The text of a span.
@@ -208,7 +209,6 @@ impl Batch {
             + self.rejected_bytes
             + self.signals.len() * size_of::<Signal>()
             + self.mentions.len() * size_of::<Mention>()
-            + self.rejected.len() * size_of::<Rejected>()
     }
 
     /// Whether it covers no record.
@@ -223,10 +223,11 @@ impl Batch {
         for signal in positions.iter().map(|position| &self.signals[*position as usize]) {
             self.offsets.record_invalid(signal.partition);
             let payload = self.text(signal.payload).as_bytes().to_vec();
-            self.rejected_bytes += payload.len();
             let (partition, offset, time_ms) = (signal.partition, signal.offset, signal.record_time_ms);
             let (key, payload, headers) = (None, Some(payload), Vec::new());
-            self.rejected.push(Rejected { reason, partition, offset, time_ms, key, payload, headers });
+            let rejected = Rejected { reason, partition, offset, time_ms, key, payload, headers };
+            self.rejected_bytes += rejected.bytes();
+            self.rejected.push(rejected);
         }
         let mut position = 0;
         self.signals.retain(|_| {
@@ -289,6 +290,7 @@ impl Batch {
         self.offsets.remove(partitions);
         self.signals.retain(|signal| !partitions.contains(&signal.partition));
         self.rejected.retain(|rejected| !partitions.contains(&rejected.partition));
+        self.rejected_bytes = self.rejected.iter().map(Rejected::bytes).sum();
     }
 }
 
@@ -351,5 +353,18 @@ mod tests {
         let mut batch = fill(Batch::default(), 3);
         batch.text.reserve(MOST_ROOM * 2);
         assert!(batch.emptied().is_none());
+    }
+
+    #[test]
+    fn keys_and_headers_of_bad_records_count_as_memory() {
+        let (key, value) = (vec![b'k'; 10_000], vec![b'v'; 900_000]);
+        let headers = || vec![("name".to_owned(), Some(value.clone()))];
+        let record =
+            |offset| Record { partition: 0, offset, time_ms: 1, key: Some(&key), payload: Some(b"bad"), headers: &headers };
+        let mut batch = Batch::default();
+        (0..10).for_each(|offset| batch.push(&record(offset), 7, 0, clock::now()));
+        assert!(batch.bytes() > 9_100_000 && batch.bytes() < 9_200_000, "{}", batch.bytes());
+        batch.remove(&[0]);
+        assert_eq!(batch.bytes(), 0);
     }
 }

@@ -83,3 +83,15 @@ pub struct Rejected {
     /// Its headers.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
 }
+
+impl Rejected {
+    /// Memory that it holds, in bytes, near enough to bound it.
+    pub fn bytes(&self) -> usize {
+        let of = |part: &Option<Vec<u8>>| part.as_ref().map_or(0, Vec::len);
+        let header = |(name, value): &(String, Option<Vec<u8>>)| HEADER + name.len() + of(value);
+        size_of::<Self>() + of(&self.key) + of(&self.payload) + self.headers.iter().map(header).sum::<usize>()
+    }
+}
+
+/// What a header costs beside its text.
+const HEADER: usize = size_of::<(String, Option<Vec<u8>>)>();

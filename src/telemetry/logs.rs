@@ -1,6 +1,9 @@
 //! Log lines on stdout: one JSON object each, or text for people.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::{self, Write as _};
+use std::panic::PanicHookInfo;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
@@ -10,16 +13,24 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::lines::STDOUT;
 use crate::clock;
 use crate::config::{LogFormat, ProcessConfig};
 
 /// Fields whose text is a JSON list: `tracing` itself knows no lists.
 const LISTS: [&str; 6] = ["tickers", "matched_tickers", "partitions", "assigned", "notifying", "silent"];
 
-/// Starts logging for the rest of the process.
-pub fn start(config: &ProcessConfig) {
+/// How long the end of the process waits for whoever reads its log.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
+/// Starts logging for the rest of the process. No line ever waits for whoever reads the log.
+///
+/// # Errors
+/// The system gives no thread.
+pub fn start(config: &ProcessConfig) -> std::io::Result<()> {
+    STDOUT.start()?;
     let filter = EnvFilter::try_new(filter(&config.log_level)).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stdout);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| &STDOUT);
     let result = match config.log_format {
         LogFormat::Json => builder.event_format(JsonLines).try_init(),
         LogFormat::Text => builder.with_target(false).with_ansi(false).try_init(),
@@ -27,6 +38,28 @@ pub fn start(config: &ProcessConfig) {
     if let Err(error) = result {
         tracing::warn!(event = "logs_started_twice", %error);
     }
+    // The standard hook writes to stderr, and waits for whoever reads that.
+    std::panic::set_hook(Box::new(panicked));
+    Ok(())
+}
+
+/// Waits until whoever reads the log has all of it, for half a second at most.
+pub fn finish() {
+    STDOUT.flush(LAST_LINES);
+}
+
+fn panicked(info: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let payload = info.payload();
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    let backtrace = Some(Backtrace::capture()).filter(|backtrace| backtrace.status() == BacktraceStatus::Captured);
+    tracing::error!(
+        event = "panicked",
+        thread = thread.name(),
+        text,
+        at = info.location().map(tracing::field::display),
+        backtrace = backtrace.map(tracing::field::display),
+    );
 }
 
 /// Libraries that are heard only by whoever names them. lapin logs each failure on its way to us, and each message that comes back with

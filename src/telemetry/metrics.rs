@@ -1,5 +1,6 @@
 //! Counters, gauges and the latency of tasks, in the text format that Prometheus reads.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,12 +12,27 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram as Buckets;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::gauges::{Figures, Gauges, Partitions};
+use super::health::Health;
+use super::lag::Behind;
+use super::lines;
 use crate::clock;
 use crate::intake::Batch;
 use crate::rules::Matches;
 
 /// Upper bounds of the latency's buckets, in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0];
+
+/// The rules were never read.
+const RULES: &str = "rules_not_read";
+/// The group has not said yet which partitions are ours.
+pub const NO_PARTITIONS: &str = "no_partitions_yet";
+/// The group has taken our partitions, and has not said who has them now.
+pub const TAKEN_AWAY: &str = "partitions_taken_away";
+/// The store is being asked where our partitions go on.
+pub const OPENING: &str = "partitions_not_started";
+/// None of our partitions can go on.
+pub const ALL_STOPPED: &str = "partitions_stopped";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Reason {
@@ -46,6 +62,8 @@ pub struct Metrics {
     rules_loaded_at: Gauge,
     latency: Buckets,
     recent: Mutex<Histogram<u64>>,
+    gauges: Gauges,
+    health: Health,
 }
 
 /// Latency from Kafka's timestamp of a signal to its task in the broker.
@@ -74,6 +92,9 @@ impl Default for Metrics {
         registry.register("signals_rejected", "Records sent to the dead-letter topic", rejected.clone());
         let given_up = Family::default();
         registry.register("triggers_given_up", "Triggers that were claimed and will not be enqueued again", given_up.clone());
+        registry.register("log_lines_dropped", "Log lines that stdout did not take", lines::DROPPED.clone());
+        let gauges = Gauges::default();
+        gauges.register(&mut registry);
         let latency = Buckets::new(BUCKETS);
         registry.register_with_unit(
             "trigger_latency",
@@ -103,8 +124,18 @@ impl Default for Metrics {
             // Three digits from 1 ms to an hour; the bounds are constants, so this cannot fail.
             recent: Mutex::new(Histogram::new_with_bounds(1, 3_600_000, 3).expect("valid bounds")),
             registry,
+            gauges,
+            health: not_ready_yet(),
         }
     }
+}
+
+/// What is missing at the start.
+fn not_ready_yet() -> Health {
+    let health = Health::default();
+    health.failed(RULES, None);
+    health.failed(NO_PARTITIONS, None);
+    health
 }
 
 impl Metrics {
@@ -165,6 +196,7 @@ impl Metrics {
         self.pipelines.set(i64::try_from(pipelines).unwrap_or(i64::MAX));
         self.pipelines_skipped.set(i64::try_from(skipped).unwrap_or(i64::MAX));
         self.rules_loaded_at.set(clock::unix_ms() / 1000);
+        self.health.works(RULES);
     }
 
     /// The rules could not be read.
@@ -197,9 +229,35 @@ impl Metrics {
         self.batches.get()
     }
 
-    /// Whether rules were read at least once.
-    pub fn has_rules(&self) -> bool {
-        self.rules_loaded_at.get() > 0
+    /// Why this instance could not decide now.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// The group has spoken, or a partition's state has changed.
+    pub fn partitions(&self, partitions: Partitions, reason: Option<&'static str>) {
+        self.health.only(&[NO_PARTITIONS, TAKEN_AWAY, OPENING, ALL_STOPPED], reason);
+        *self.gauges.partitions() = partitions;
+    }
+
+    /// Records are decided up to these offsets.
+    pub fn moved(&self, next_offsets: &[(i32, i64)]) {
+        self.gauges.partitions().next_offsets.extend(next_offsets.iter().copied());
+    }
+
+    /// The next offset to decide of each partition that is read.
+    pub fn next_offsets(&self) -> BTreeMap<i32, i64> {
+        self.gauges.partitions().next_offsets.clone()
+    }
+
+    /// How far this instance is behind Kafka.
+    pub fn behind(&self, behind: Behind) {
+        self.gauges.behind(behind);
+    }
+
+    /// What the store knows of the deployment.
+    pub fn figures(&self, figures: &Figures) {
+        self.gauges.figures(figures);
     }
 
     /// Begins the latency anew: what waited in Kafka before the start is no measure of the flow.
@@ -219,6 +277,7 @@ impl Metrics {
     /// # Errors
     /// Formatting fails.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
+        self.gauges.refresh(&self.health);
         let mut out = String::new();
         text::encode(&mut out, &self.registry)?;
         Ok(out)

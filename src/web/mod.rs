@@ -1,6 +1,8 @@
 //! What operators and probes ask over HTTP. Read only; must never wait for a dependency, or an outage of one would
 //! restart every instance.
 
+mod connections;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -24,25 +26,21 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Serves until told to stop.
-///
-/// # Errors
-/// The listener fails.
-pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: CancellationToken) {
     let router = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(text))
         .with_state(metrics);
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.context("the HTTP server failed")
+    connections::serve(&listener, router, &stop).await;
 }
 
-/// Ready once the rules were read: from then on every signal is matched against something.
+/// Ready if a record that came now would be decided and its tasks enqueued, as far as is known; else says why not.
 async fn ready(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
-    if metrics.has_rules() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the rules are not read yet\n")
-    }
+    let reasons = metrics.health().troubles();
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let answer = serde_json::json!({"ready": reasons.is_empty(), "reasons": reasons});
+    (status, [("content-type", "application/json")], format!("{answer}\n"))
 }
 
 async fn text(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {

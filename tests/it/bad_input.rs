@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rand::Rng as _;
 use serde_json::json;
 
 use super::support::database::TestDatabase;
@@ -227,4 +228,51 @@ async fn a_signal_that_the_database_cannot_hold_is_a_dead_letter_and_does_not_st
     assert_eq!(dispatcher.events("claim_failed"), Vec::<serde_json::Value>::new(), "it was nobody else's fault");
     assert_eq!(dispatcher.events("signal_rejected").len(), refused.len());
     assert!(dispatcher.stop().success());
+}
+
+/// Letters are sent compressed, and what a topic takes is measured after that.
+fn incompressible(bytes: usize) -> Vec<u8> {
+    let mut random = vec![0; bytes];
+    rand::rng().fill(&mut random[..]);
+    // Never the begin of a signal.
+    random.iter_mut().take(1).for_each(|first| *first = b'x');
+    random
+}
+
+/// What the dead-letter topic does not take is sent with less of it, and holds up nothing behind it.
+#[tokio::test]
+async fn a_copy_that_the_dead_letter_topic_can_never_take_goes_there_in_parts() {
+    let scene = Scene::new(1).await;
+    scene.topic.configure_dead_letters("max.message.bytes", "100000").await;
+    let (large, small) = (incompressible(1_000_000), b"bad".as_slice());
+    let header = |bytes: usize| vec![("name".to_owned(), Some(incompressible(bytes)))];
+    scene.topic.send_record(0, Some(&large), Some(small), &[]);
+    scene.topic.send_record(0, Some(b"key"), Some(small), &header(1_000_000));
+    scene.topic.send_record(0, Some(b"key"), Some(&large), &header(5));
+    // Too large only together.
+    for _ in 0..5 {
+        scene.topic.send_record(0, Some(b"key"), Some(&incompressible(60_000)), &header(5));
+    }
+    scene.topic.flush();
+    let dispatcher = scene.setting.start();
+    scene.send(&[signal("good", "NOBODY")]);
+    let total = scene.decided(9).await;
+    assert_eq!((total.invalid, total.unmatched), (8, 1));
+    let log = dispatcher.log();
+    assert!(dispatcher.stop().success());
+    assert_eq!(log.events("dead_letter_failed"), Vec::<serde_json::Value>::new());
+    let mut letters = scene.topic.dead_letters();
+    letters.sort_by_key(|letter| letter.header("dead-letter-offset"));
+    assert_eq!(letters.len(), 8);
+    let told = |number: usize, name: &str| letters[number].header(&format!("dead-letter-{name}"));
+    assert_eq!((letters[0].key.as_deref(), letters[0].payload.as_deref()), (None, Some(small)));
+    assert_eq!(told(0, "without-key-of").as_deref(), Some("1000000"));
+    assert_eq!((letters[1].key.as_deref(), letters[1].payload.as_deref()), (Some(b"key".as_slice()), Some(small)));
+    assert_eq!((told(1, "without-headers").as_deref(), letters[1].header("name")), (Some("1"), None));
+    assert_eq!(letters[2].payload.as_ref().map(Vec::len), Some(32 * 1024));
+    assert_eq!((told(2, "truncated-from").as_deref(), letters[2].headers[0].0.as_str()), (Some("1000000"), "name"));
+    for letter in &letters[3..] {
+        assert_eq!((letter.payload.as_ref().map(Vec::len), letter.key.as_deref()), (Some(60_000), Some(b"key".as_slice())));
+        assert_eq!(letter.header("dead-letter-truncated-from"), None, "it fits alone");
+    }
 }

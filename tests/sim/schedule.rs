@@ -14,7 +14,7 @@ use rand::{Rng as _, SeedableRng as _};
 use tokio_util::sync::CancellationToken;
 use trigger_dispatcher::chaos::Bug;
 use trigger_dispatcher::config::{BatchConfig, CeleryConfig, Config, Environment, Flush};
-use trigger_dispatcher::dispatch::{Dispatcher, Stalled, Terms, Waits};
+use trigger_dispatcher::dispatch::{Dispatcher, IntakeFailed, Terms, Waits};
 use trigger_dispatcher::intake::memory::MemoryRecord;
 use trigger_dispatcher::store::memory::{MemoryStore, MemoryTerms, PublicationState};
 use trigger_dispatcher::store::refresh::SharedRules;
@@ -84,7 +84,7 @@ struct Site {
 struct Instance {
     /// Its deployment's position.
     site: usize,
-    dispatcher: Pin<Box<dyn Future<Output = Result<(), Stalled>>>>,
+    dispatcher: Pin<Box<dyn Future<Output = Result<(), IntakeFailed>>>>,
     sweeper: Pin<Box<dyn Future<Output = ()>>>,
     member: u64,
     stop: CancellationToken,

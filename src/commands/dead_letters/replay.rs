@@ -16,6 +16,9 @@ use crate::intake::kafka::client_config;
 use crate::intake::{ID_HEADER, TIME_HEADER};
 use crate::tasks::id_of_place;
 
+/// Each of these headers says that the letter holds only a part of its record.
+const PARTIAL: [&str; 3] = ["dead-letter-truncated-from", "dead-letter-without-key-of", "dead-letter-without-headers"];
+
 /// Sends dead letters again, and counts.
 pub(super) struct Replay {
     producer: FutureProducer,
@@ -53,7 +56,7 @@ impl Replay {
     /// Kafka takes nothing at all.
     pub(super) async fn send_again(&mut self, message: &BorrowedMessage<'_>) -> anyhow::Result<()> {
         let place = format!("{}:{}", message.partition(), message.offset());
-        if header(message, "dead-letter-truncated-from").is_some() {
+        if PARTIAL.iter().any(|name| header(message, name).is_some()) {
             println!("{place} is left out: it was too large for the dead-letter topic, which holds only a part of it");
             self.failed += 1;
             return Ok(());

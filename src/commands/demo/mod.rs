@@ -55,7 +55,7 @@ pub(crate) struct Options {
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let cluster = MockCluster::<DefaultProducerContext>::new(1).context("the mock Kafka did not start")?;
     let config = config(&cluster.bootstrap_servers())?;
-    start_logs(&config.process);
+    start_logs(&config.process)?;
     for (topic, partitions) in [(TOPIC, PARTITIONS), (config.kafka.dead_letter_topic.as_str(), 1)] {
         cluster.create_topic(topic, partitions, 1).context("the mock Kafka made no topic")?;
     }
@@ -71,7 +71,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let workers = Workers::new(store.clone(), queue.clone(), options.seed);
     let executed = workers.counts();
     let dispatcher = Dispatcher {
-        source: KafkaSource::connect(&config.kafka, &config.batch, None, None)?,
+        source: KafkaSource::connect(&config.kafka, &config.batch, None, None, &metrics)?,
         claims: store.claims(config.trigger.lease),
         queue,
         rules: Arc::new(ArcSwap::from_pointee(rules)),

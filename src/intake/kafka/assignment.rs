@@ -1,5 +1,6 @@
 //! What the group has given us, and how far we are in reading it.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use super::positions::{Extent, Positions, Stopped, Why, positions};
 use crate::chaos::{self, Bug};
 use crate::config::OffsetReset;
 use crate::intake::{Identity, Position, Start};
-use crate::telemetry::{Seldom, json};
+use crate::telemetry::{ALL_STOPPED, NO_PARTITIONS, OPENING, Partitions, Seldom, TAKEN_AWAY, json};
 
 /// How soon an assignment that could not be started is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -24,8 +25,12 @@ const STOPPED: Duration = Duration::from_secs(30);
 /// What the group has given us, and how far we are in reading it.
 #[derive(Debug)]
 enum State {
-    /// Nothing.
-    None,
+    /// The group has not said yet what is ours.
+    Unknown,
+    /// The group has given us nothing: others have it all.
+    Nothing,
+    /// The group has taken what we had.
+    Taken,
     /// The loop is to be told, not before the instant.
     Waiting(Vec<i32>, Option<Instant>),
     /// The loop asks the store for their progress.
@@ -50,6 +55,8 @@ struct Started {
 pub(super) struct Reading {
     pub(super) partition: i32,
     pub(super) epoch: i64,
+    /// The offset that reading began at.
+    from: i64,
     /// Offsets that are decided already.
     decided: Vec<Range<i64>>,
     /// Nothing more is taken: the data behind what we have is corrupt.
@@ -82,17 +89,17 @@ pub(super) struct Assignment {
 
 impl Assignment {
     pub(super) fn new(topic: String, reset: OffsetReset) -> Self {
-        Self { topic, reset, state: State::None, seldom: Seldom::default() }
+        Self { topic, reset, state: State::Unknown, seldom: Seldom::default() }
     }
 
     /// The group has given us these, instead of what we had.
     pub(super) fn assigned(&mut self, partitions: Vec<i32>) {
-        self.state = if partitions.is_empty() { State::None } else { State::Waiting(partitions, None) };
+        self.state = if partitions.is_empty() { State::Nothing } else { State::Waiting(partitions, None) };
     }
 
     /// The group has taken everything.
     pub(super) fn revoked(&mut self) {
-        self.state = State::None;
+        self.state = State::Taken;
     }
 
     /// A partition whose records are taken.
@@ -118,6 +125,26 @@ impl Assignment {
     /// Whether the loop's answer is awaited.
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.state, State::Waiting(..) | State::Announced(_))
+    }
+
+    /// What is told to operators: our partitions, and why none could be decided now. Offsets that were `known` before are kept.
+    pub(super) fn state(&self, known: &BTreeMap<i32, i64>) -> (Partitions, Option<&'static str>) {
+        let given = |assigned: usize| Partitions { assigned, ..Partitions::default() };
+        match &self.state {
+            State::Unknown => (Partitions::default(), Some(NO_PARTITIONS)),
+            State::Taken => (Partitions::default(), Some(TAKEN_AWAY)),
+            State::Nothing => (Partitions::default(), None),
+            State::Waiting(all, _) | State::Announced(all) => (given(all.len()), Some(OPENING)),
+            State::Started(Started { all, reading, stopped, .. }) => {
+                let next = |reading: &Reading| {
+                    let known = known.get(&reading.partition).copied().unwrap_or(reading.from);
+                    (reading.partition, known.max(reading.from))
+                };
+                let next_offsets = reading.iter().map(next).collect();
+                let reason = (stopped.len() >= all.len()).then_some(ALL_STOPPED);
+                (Partitions { assigned: all.len(), stopped: stopped.len(), next_offsets }, reason)
+            }
+        }
     }
 
     /// What the loop is to be told now.
@@ -291,6 +318,7 @@ fn started(all: Vec<i32>, starts: &[Start], positions: Positions, now: Instant) 
     let reading = found.iter().map(|position| Reading {
         partition: position.partition,
         epoch: position.epoch,
+        from: position.next_offset,
         decided: decided(position.partition),
         is_blocked: false,
     });

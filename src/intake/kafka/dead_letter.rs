@@ -17,8 +17,14 @@ use crate::config::KafkaConfig;
 use crate::intake::Rejected;
 use crate::telemetry::Seldom;
 
-/// What is kept of a payload that the dead-letter topic does not take whole, in bytes.
-const TRUNCATED: usize = 512 * 1024;
+/// What is kept of a record that the dead-letter topic does not take, in bytes: less at each attempt. A letter with our own headers alone always fits.
+const WHOLE: usize = usize::MAX;
+const CUT: usize = 512 * 1024;
+const LITTLE: usize = 32 * 1024;
+const NOTHING: usize = 0;
+/// Letters, and their bytes, that are on their way at once.
+const SLICE: usize = 256;
+const SLICE_BYTES: usize = 8 * 1024 * 1024;
 
 pub(super) struct DeadLetters {
     producer: FutureProducer<LogContext>,
@@ -67,32 +73,50 @@ impl DeadLetters {
         if chaos::bug(Bug::DeadLetterNotAwaited) {
             // Polled once: each is in the producer's queue, and nobody waits for it.
             for rejected in rejected {
-                drop(self.send_one(rejected).now_or_never());
+                drop(self.deliver(rejected, WHOLE).now_or_never());
             }
             return Ok(());
         }
         // In slices, so that a burst of large records does not overrun the producer's queue.
-        for slice in rejected.chunks(256) {
-            let results = join_all(slice.iter().map(|rejected| self.send_one(rejected))).await;
-            results.into_iter().collect::<Result<(), KafkaError>>()?;
+        let mut rest = rejected;
+        while !rest.is_empty() {
+            let (slice, after) = rest.split_at(slice_length(rest));
+            self.send_slice(slice).await?;
+            rest = after;
         }
         Ok(())
     }
 
-    async fn send_one(&self, rejected: &Rejected) -> Result<(), KafkaError> {
-        match self.deliver(rejected, usize::MAX).await {
-            Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)) => self.deliver(rejected, TRUNCATED).await,
-            result => result,
+    async fn send_slice(&self, slice: &[Rejected]) -> Result<(), KafkaError> {
+        let results = join_all(slice.iter().map(|rejected| self.deliver(rejected, WHOLE))).await;
+        for (rejected, result) in slice.iter().zip(results) {
+            match result {
+                // librdkafka sends several letters in one request. This one may be small enough alone.
+                Err(error) if is_too_large(&error) => self.send_one(rejected).await?,
+                other => other?,
+            }
         }
+        Ok(())
     }
 
+    /// Sends a letter alone, and less and less of it while it is too large.
+    async fn send_one(&self, rejected: &Rejected) -> Result<(), KafkaError> {
+        for most in [WHOLE, CUT, LITTLE] {
+            match self.deliver(rejected, most).await {
+                Err(error) if is_too_large(&error) => {}
+                result => return result,
+            }
+        }
+        self.deliver(rejected, NOTHING).await
+    }
+
+    /// Sends at most so many bytes of the record's payload. Its key and its headers are left out where they are longer than an eighth of that.
     async fn deliver(&self, rejected: &Rejected, most: usize) -> Result<(), KafkaError> {
         let payload = rejected.payload.as_deref();
         let kept = payload.map(|payload| &payload[..payload.len().min(most)]);
-        let mut headers = OwnedHeaders::new();
-        for (name, value) in &rejected.headers {
-            headers = headers.insert(Header { key: name, value: value.as_deref() });
-        }
+        let key = rejected.key.as_deref().filter(|key| key.len() <= most / 8);
+        let header_bytes = |(name, value): &(String, Option<Vec<u8>>)| name.len() + value.as_ref().map_or(0, Vec::len);
+        let keeps_headers = rejected.headers.iter().map(header_bytes).sum::<usize>() <= most / 8;
         let mut ours = vec![
             ("dead-letter-reason", rejected.reason.as_str().to_owned()),
             ("dead-letter-topic", self.source.clone()),
@@ -104,11 +128,21 @@ impl DeadLetters {
         if kept.map(<[u8]>::len) != payload.map(<[u8]>::len) {
             ours.push(("dead-letter-truncated-from", payload.map_or(0, <[u8]>::len).to_string()));
         }
+        if let (Some(left_out), None) = (&rejected.key, key) {
+            ours.push(("dead-letter-without-key-of", left_out.len().to_string()));
+        }
+        if !keeps_headers {
+            ours.push(("dead-letter-without-headers", rejected.headers.len().to_string()));
+        }
+        let mut headers = OwnedHeaders::new();
+        for (name, value) in rejected.headers.iter().filter(|_| keeps_headers) {
+            headers = headers.insert(Header { key: name, value: value.as_deref() });
+        }
         for (key, value) in &ours {
             headers = headers.insert(Header { key, value: Some(value) });
         }
         let mut record = FutureRecord::<[u8], [u8]>::to(&self.topic).headers(headers);
-        record.key = rejected.key.as_deref();
+        record.key = key;
         record.payload = kept;
         let delivery = self.producer.send_result(record).map_err(|(error, _)| error)?;
         match delivery.await {
@@ -117,6 +151,20 @@ impl DeadLetters {
             Err(_) => Err(KafkaError::Canceled),
         }
     }
+}
+
+fn is_too_large(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge))
+}
+
+/// How many of the letters are sent at once: at least one.
+fn slice_length(letters: &[Rejected]) -> usize {
+    let mut bytes = 0;
+    let fits = |letter: &&Rejected| {
+        bytes += letter.bytes();
+        bytes <= SLICE_BYTES
+    };
+    letters.iter().take(SLICE).take_while(fits).count().max(1)
 }
 
 /// Properties that only a consumer knows; librdkafka warns about them on a producer.

@@ -9,7 +9,9 @@ mod client;
 mod commits;
 mod corrupt;
 mod dead_letter;
+pub mod ends;
 mod identity;
+pub mod letters_topic;
 mod positions;
 mod records;
 mod thread;
@@ -28,6 +30,7 @@ use self::thread::{Command, IntakeThread, Plan};
 use super::{Arrival, Batch, FlushPolicy, Offsets, Rejected, Source, Start};
 use crate::clock;
 use crate::config::{BatchConfig, KafkaConfig};
+use crate::telemetry::Metrics;
 
 pub use self::client::client_config;
 pub use self::corrupt::is_corrupt;
@@ -79,6 +82,7 @@ impl KafkaSource {
         batch: &BatchConfig,
         max_age: Option<Duration>,
         stall: Option<Duration>,
+        metrics: &Arc<Metrics>,
     ) -> Result<Self, Error> {
         // The dispatcher takes one arrival at a time: a second waiting one would only be an older batch.
         let (arrivals_tx, arrivals) = mpsc::channel(4);
@@ -97,6 +101,7 @@ impl KafkaSource {
             arrivals_tx,
             commands_rx,
             Arc::clone(&wanted),
+            Arc::clone(metrics),
         );
         let thread = std::thread::Builder::new().name("intake".into()).spawn(move || {
             intake.run();
@@ -123,7 +128,8 @@ impl Source for KafkaSource {
             self.wanted.store(true, Ordering::Release);
             self.thread.thread().unpark();
         }
-        let arrival = self.arrivals.recv().await.unwrap_or(Arrival::Ended);
+        // Nobody but us ends the thread, and we ask no more then: it has panicked.
+        let arrival = self.arrivals.recv().await.unwrap_or(Arrival::Lost);
         self.is_asked = false;
         arrival
     }

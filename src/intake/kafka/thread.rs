@@ -24,7 +24,7 @@ use super::watch::StallWatch;
 use crate::clock;
 use crate::config::OffsetReset;
 use crate::intake::{Arrival, Batch, Due, FlushPolicy, Start};
-use crate::telemetry::{Seldom, json};
+use crate::telemetry::{Metrics, Seldom, json};
 
 /// Memory that waiting records may take, in bytes; beyond it the broker keeps them.
 const MAX_BATCH_BYTES: usize = 32 * 1024 * 1024;
@@ -84,6 +84,7 @@ pub(super) struct IntakeThread {
     full_since: Option<Instant>,
     paused: bool,
     seldom: Seldom,
+    metrics: Arc<Metrics>,
 }
 
 impl IntakeThread {
@@ -94,6 +95,7 @@ impl IntakeThread {
         arrivals: Sender<Arrival>,
         commands: Receiver<Command>,
         wanted: Arc<AtomicBool>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             consumer,
@@ -114,6 +116,7 @@ impl IntakeThread {
             full_since: None,
             paused: false,
             seldom: Seldom::default(),
+            metrics,
         }
     }
 
@@ -127,6 +130,7 @@ impl IntakeThread {
                     Command::Commit(mut next_offsets) => {
                         // What was taken from us meanwhile is its new owner's to tell.
                         next_offsets.retain(|(partition, _)| self.assignment.is_started(*partition));
+                        self.metrics.moved(&next_offsets);
                         self.commits.decided(&next_offsets);
                     }
                     Command::Reuse(batch) => self.spare = batch.emptied(),
@@ -156,6 +160,7 @@ impl IntakeThread {
     fn start(&mut self, starts: &[Start]) {
         let now = clock::now();
         let Some(commit) = self.assignment.start(&mut self.consumer, starts, now) else { return };
+        self.report();
         self.identity.reset(now);
         if commit.decided.count() == 0 {
             return;
@@ -264,6 +269,7 @@ impl IntakeThread {
             self.reopen(CORRUPT);
         } else {
             self.assignment.stop(&self.consumer, partition, offset, clock::now());
+            self.report();
         }
     }
 
@@ -271,6 +277,14 @@ impl IntakeThread {
     fn reopen(&mut self, after: Duration) {
         self.forget();
         self.assignment.reopen(&mut self.consumer, clock::now() + after);
+        self.report();
+    }
+
+    /// Tells the metrics and /readyz which partitions we have, and how far they are.
+    fn report(&self) {
+        let known = self.metrics.next_offsets();
+        let (partitions, reason) = self.assignment.state(&known);
+        self.metrics.partitions(partitions, reason);
     }
 
     fn forget(&mut self) {
@@ -324,6 +338,7 @@ impl IntakeThread {
                     self.watch.revoked(clock::now());
                 }
             }
+            self.report();
         }
         let now = clock::now();
         let Self { assignment, identity, consumer, topic, .. } = self;

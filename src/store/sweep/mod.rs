@@ -3,6 +3,7 @@
 //!
 //! Any number of sweepers may race: every step compares what it has seen before it sets anything.
 
+mod figures;
 mod finished;
 mod unpublished;
 mod unstarted;
@@ -23,9 +24,10 @@ use crate::config::TriggerConfig;
 use crate::retry::Backoff;
 use crate::tasks::redis::{Results, TaskResult};
 use crate::tasks::{Publication, Queue, QueueError, TaskQueue, expires};
-use crate::telemetry::{Metrics, Seldom};
+use crate::telemetry::{Dependency, Metrics, Seldom};
 
 pub use crate::tasks::PATIENCE;
+pub use figures::figures;
 pub use finished::release;
 pub(super) use unpublished::renew;
 use unpublished::was_there;
@@ -131,7 +133,10 @@ impl Sweeper {
         let mut backoff = Backoff::new("sweep_failed");
         let mut calm = 0_u32;
         while !stop.is_cancelled() {
-            let pause = match self.sweep().await {
+            let swept = self.sweep().await;
+            self.report(&swept);
+            self.ask_broker().await;
+            let pause = match swept {
                 Ok(()) => {
                     calm = calm.saturating_add(1);
                     if calm >= CALM_ROUNDS {
@@ -169,6 +174,7 @@ impl Sweeper {
         if is_turn {
             self.tell_owed(&connection).await?;
             self.terms.evidence.read(&connection, Some(self.terms.deployment.id)).await?;
+            self.metrics.figures(&figures(&connection, &self.terms).await?);
         }
         let retried = if is_turn { unless_of_the_store(self.retry_unstarted(&connection).await)? } else { Ok(()) };
         self.rounds = self.rounds.wrapping_add(1);
@@ -286,6 +292,29 @@ impl Sweeper {
         chaos::point("sweep_after_confirm");
         self.metrics.swept(publication.tasks.len());
         Ok(())
+    }
+
+    /// Tells /readyz whether this round could use PostgreSQL.
+    fn report(&self, swept: &Result<(), SweepError>) {
+        let health = self.metrics.health();
+        if let Err(SweepError::Store(_)) = swept {
+            health.failed("sweep_failed", Some(Dependency::postgresql));
+        } else {
+            health.works("sweep_failed");
+        }
+    }
+
+    /// In a quiet hour nothing else asks the broker. What it answers does not matter, and a failure is no line in the log: the
+    /// loop writes one once it has a task to send.
+    async fn ask_broker(&self) {
+        let health = self.metrics.health();
+        match self.queue.has(Uuid::nil()).await {
+            Err(error) if !error.is_about_the_publication() => {
+                tracing::debug!(event = "broker_not_asked", %error);
+                health.failed("broker_not_asked", Some(Dependency::broker));
+            }
+            _ => health.works("broker_not_asked"),
+        }
     }
 
     /// Publishes again what the broker must have lost. Only where workers let one start happen: a task that merely

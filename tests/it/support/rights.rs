@@ -10,6 +10,7 @@ use super::service;
 pub(crate) enum Resource<'a> {
     Topic(&'a str),
     Group(&'a str),
+    Cluster,
 }
 
 /// Kafka's `operation`.
@@ -17,6 +18,7 @@ pub(crate) enum Resource<'a> {
 pub(crate) enum Operation {
     Read = 3,
     Write = 4,
+    Create = 5,
 }
 
 const CREATE: i16 = 30;
@@ -30,10 +32,15 @@ const ALLOW: i8 = 3;
 impl Resource<'_> {
     /// Nobody may do `operation`; all else stays allowed.
     pub(crate) fn deny(self, operation: Operation) {
+        self.deny_to("User:*", operation);
+    }
+
+    /// The same for one user only.
+    pub(crate) fn deny_to(self, user: &str, operation: Operation) {
         let mut body = Body::default();
         body.0.extend(2_i32.to_be_bytes());
-        for (operation, permission) in [(ALL, ALLOW), (operation as i8, DENY)] {
-            body.resource(self).number(LITERAL).text("User:*").text("*").number(operation).number(permission);
+        for (user, operation, permission) in [("User:*", ALL, ALLOW), (user, operation as i8, DENY)] {
+            body.resource(self).number(LITERAL).text(user).text("*").number(operation).number(permission);
         }
         call(CREATE, &body);
     }
@@ -55,6 +62,7 @@ impl Body {
         match resource {
             Resource::Topic(name) => self.number(2).text(name),
             Resource::Group(name) => self.number(3).text(name),
+            Resource::Cluster => self.number(4).text("kafka-cluster"),
         }
     }
 

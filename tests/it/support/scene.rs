@@ -62,6 +62,11 @@ impl Scene {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// The value of a variable.
+    pub(crate) fn variable(&self, name: &str) -> String {
+        self.setting.variables.iter().find(|(known, _)| known == name).unwrap().1.clone()
+    }
+
     /// Sends signals to partition 0 and waits until Kafka has them.
     pub(crate) fn send(&self, signals: &[Value]) {
         for signal in signals {

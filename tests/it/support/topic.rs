@@ -69,6 +69,20 @@ impl Drop for TestTopic {
     }
 }
 
+async fn delete(topic: &str) {
+    let (admin, options) = admin();
+    for result in admin.delete_topics(&[topic], &options).await.unwrap() {
+        result.unwrap();
+    }
+    wait_for("the end of a topic", 30, || (!has(topic)).then_some(()));
+}
+
+fn has(topic: &str) -> bool {
+    let consumer: BaseConsumer = config().create().unwrap();
+    let all = consumer.fetch_metadata(None, Duration::from_secs(10)).unwrap();
+    all.topics().iter().any(|found| found.name() == topic)
+}
+
 impl TestTopic {
     pub(crate) async fn create(partitions: i32) -> Self {
         let name = unique("signals");
@@ -93,15 +107,17 @@ impl TestTopic {
 
     /// Deletes the topic and waits until Kafka has forgotten it. Its dead-letter topic stays.
     pub(crate) async fn delete(&self) {
-        let (admin, options) = admin();
-        for result in admin.delete_topics(&[&self.name], &options).await.unwrap() {
-            result.unwrap();
-        }
-        let consumer: BaseConsumer = config().create().unwrap();
-        wait_for("the end of a topic", 30, || {
-            let all = consumer.fetch_metadata(None, Duration::from_secs(10)).unwrap();
-            all.topics().iter().all(|topic| topic.name() != self.name).then_some(())
-        });
+        delete(&self.name).await;
+    }
+
+    /// Deletes the dead-letter topic and waits until Kafka has forgotten it.
+    pub(crate) async fn delete_dead_letters(&self) {
+        delete(&self.dead_letter_topic()).await;
+    }
+
+    /// Whether Kafka has the dead-letter topic. The question does not make it.
+    pub(crate) fn has_dead_letters(&self) -> bool {
+        has(&self.dead_letter_topic())
     }
 
     /// Makes the topic again after [`TestTopic::delete`].
