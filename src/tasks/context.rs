@@ -1,19 +1,21 @@
 //! The keyword arguments of a task, made from its signals and its rule. Pure.
 
+mod json;
 mod pieces;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-pub use self::pieces::Pieces;
+use self::json::Json;
+pub use self::pieces::{List, Pieces};
 use super::celery::iso8601;
 use crate::chaos::{self, Bug};
 use crate::config::{Argument, CeleryConfig};
@@ -32,25 +34,29 @@ pub struct TriggerText {
     /// The signal's id.
     pub signal_id: Arc<str>,
     /// The first ticker that matched.
-    pub symbol: String,
+    pub symbol: Arc<str>,
     /// The beginning of the keyword arguments, a JSON object: the arguments that only this trigger has.
     pub head: String,
-    /// The numbers of the pieces that end it.
-    pub pieces: Box<[u32]>,
+    /// The pieces that end it.
+    pub pieces: List,
 }
 
 impl TriggerText {
     /// The keyword arguments, as a JSON object.
     pub fn kwargs(&self, pieces: &Pieces) -> String {
-        let mut kwargs = String::with_capacity(self.kwargs_len(pieces));
-        kwargs.push_str(&self.head);
-        self.pieces.iter().for_each(|number| kwargs.push_str(pieces.get(*number)));
-        kwargs
+        let mut kwargs = Vec::with_capacity(self.kwargs_len(pieces));
+        kwargs.extend_from_slice(self.head.as_bytes());
+        self.numbers(pieces).for_each(|number| kwargs.extend_from_slice(pieces.get(number)));
+        String::from_utf8(kwargs).expect("head and pieces are texts")
     }
 
     /// Bytes of the keyword arguments.
     pub fn kwargs_len(&self, pieces: &Pieces) -> usize {
-        self.head.len() + self.pieces.iter().map(|number| pieces.get(*number).len()).sum::<usize>()
+        self.head.len() + self.numbers(pieces).map(|number| pieces.get(number).len()).sum::<usize>()
+    }
+
+    fn numbers(&self, pieces: &Pieces) -> impl Iterator<Item = u32> {
+        pieces.lists()[self.pieces.positions()].iter().copied()
     }
 }
 
@@ -81,7 +87,7 @@ pub fn trigger_text<'a>(
     let mut texts = Texts::new(config, topic, IdSpace::FORMER, batch, matches);
     let text = texts.text(candidate, slot);
     let head = text.kwargs(&texts.into_pieces());
-    TriggerText { head, pieces: Box::default(), ..text }
+    TriggerText { head, pieces: List::default(), ..text }
 }
 
 /// Tells the candidates of one batch what they need to know. One signal may lead many of them: it is read once.
@@ -100,26 +106,32 @@ pub struct Texts<'a> {
     mentions: HashMap<u32, Mention, foldhash::fast::RandomState>,
     pieces: Pieces,
     comma: u32,
-    end: u32,
+    /// The list that ends arguments without a signal context.
+    no_context: List,
+    /// The mentions of the candidate in hand.
+    in_hand: Vec<u32>,
 }
 
 /// What a signal tells each of its candidates.
 #[derive(Debug)]
 struct Said<'a> {
     signal_id: Arc<str>,
-    /// Its id and its time as JSON.
-    id: String,
-    time: String,
+    /// Where its id and its time stand in the pieces' text, as JSON.
+    id: Range<usize>,
+    time: Range<usize>,
     reasoning: Vec<Option<&'a RawValue>>,
     /// The piece with the signal context up to its tickers, which hang on who is told.
     beginning: u32,
     /// The piece after its `signals`: the signal's own object, and the end of the arguments.
     end: u32,
+    /// Of a signal with a single mention: that one, and the list with all that is said to whom no other signal has joined.
+    single: Option<(Mention, List)>,
 }
 
 /// The pieces of what a mention tells its candidates.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Mention {
+    symbol: Arc<str>,
     ticker: u32,
     /// The end of the tickers, and what stands for the whole signal if this mention comes first.
     summary: u32,
@@ -132,7 +144,9 @@ impl<'a> Texts<'a> {
     pub fn new(config: &'a CeleryConfig, topic: &'a str, ids: IdSpace, batch: &'a Batch, matches: &'a Matches) -> Self {
         let (said, mentions, mut pieces) = (HashMap::default(), HashMap::default(), Pieces::default());
         let (comma, end) = (pieces.add(","), pieces.add("}"));
-        Self { config, topic, ids, batch, matches, own_words: false, said, mentions, pieces, comma, end }
+        let no_context = pieces.list([end]);
+        let in_hand = Vec::new();
+        Self { config, topic, ids, batch, matches, own_words: false, said, mentions, pieces, comma, no_context, in_hand }
     }
 
     /// Texts that hold nothing of the signals that joined a candidate: one of them has a text that the store cannot hold.
@@ -153,34 +167,35 @@ impl<'a> Texts<'a> {
 
     /// What the candidate would be told. `slot` is empty for a whole pipeline.
     pub fn text(&mut self, candidate: &'a Candidate, slot: &str) -> TriggerText {
-        let Self { config, ids, batch, matches, .. } = *self;
+        let Self { config, ids, matches, .. } = *self;
         let rules = &matches.rules;
         let signal_id = self.said(candidate.signal).signal_id.clone();
         let pipeline_id = rules.pipeline_id(candidate.pipeline);
         let trigger_id =
             if chaos::bug(Bug::NoConflictKey) { Uuid::new_v4() } else { ids.trigger_id(pipeline_id, slot, &signal_id) };
-        let symbol = batch.text(batch.mention(candidate.first).ticker);
-        let mut head = Object::with_capacity(256);
+        let symbol = Arc::clone(&self.mention(candidate.first).symbol);
+        let mut head = Json::with_capacity(256);
+        head.raw("{");
         for argument in &config.arguments {
             match argument {
-                Argument::PipelineId => head.field("pipeline_id").json(&pipeline_id),
-                Argument::UserId => head.field("user_id").json(&rules.owner(candidate.pipeline)),
-                Argument::ExecutionId => head.field("execution_id").json(&trigger_id),
-                Argument::Symbol => head.field("symbol").json(symbol),
+                Argument::PipelineId => head.field(r#""pipeline_id""#).value(&pipeline_id),
+                Argument::UserId => head.field(r#""user_id""#).value(&rules.owner(candidate.pipeline)),
+                Argument::ExecutionId => head.field(r#""execution_id""#).value(&trigger_id),
+                Argument::Symbol => head.field(r#""symbol""#).value(&*symbol),
                 // Last, for it is the part that others share.
-                Argument::SignalContext => {}
-            }
+                Argument::SignalContext => continue,
+            };
         }
         for (name, value) in &config.extra_kwargs {
-            head.field(name).json(value);
+            head.field(&json(name)).value(value);
         }
         let pieces = if config.arguments.contains(&Argument::SignalContext) {
-            head.field("signal_context");
+            head.field(r#""signal_context""#);
             self.context(candidate)
         } else {
-            [self.end].into()
+            self.no_context
         };
-        TriggerText { trigger_id, signal_id, symbol: symbol.to_owned(), head: head.text(), pieces }
+        TriggerText { trigger_id, signal_id, symbol, head: head.into_text(), pieces }
     }
 
     /// A signal, read at most once, by its position.
@@ -190,14 +205,18 @@ impl<'a> Texts<'a> {
     }
 
     /// A mention, written at most once, by its position.
-    fn mention(&mut self, position: u32) -> Mention {
+    fn mention(&mut self, position: u32) -> &Mention {
         let Self { topic, batch, said, mentions, pieces, .. } = self;
-        *mentions.entry(position).or_insert_with(|| {
-            let number = batch.signal_of(position);
-            let signal = &batch.signals()[number as usize];
-            let said = said.entry(number).or_insert_with(|| Said::new(topic, batch, signal, pieces));
-            said.mention(batch, signal, position, pieces)
-        })
+        let number = batch.signal_of(position);
+        let signal = &batch.signals()[number as usize];
+        let said = said.entry(number).or_insert_with(|| Said::new(topic, batch, signal, pieces));
+        match &said.single {
+            Some((mention, _)) => mention,
+            None => mentions.entry(position).or_insert_with(|| {
+                let reasoning = said.reasoning.get((position - signal.first_mention) as usize).copied().flatten();
+                Mention::new(batch, position, reasoning, (&said.id, &said.time), pieces)
+            }),
+        }
     }
 
     /// The mentions that a candidate is told, one for each ticker.
@@ -215,25 +234,34 @@ impl<'a> Texts<'a> {
     }
 
     /// The signal context of a candidate, and the end of its arguments.
-    fn context(&mut self, candidate: &'a Candidate) -> Box<[u32]> {
-        let (comma, mentions) = (self.comma, self.mentions(candidate).count());
-        let mut numbers = Vec::with_capacity(4 * mentions + 1);
+    fn context(&mut self, candidate: &'a Candidate) -> List {
+        let mut mentions = std::mem::take(&mut self.in_hand);
+        mentions.clear();
+        mentions.extend(self.mentions(candidate));
+        let list = match (&mentions[..], &self.said(candidate.signal).single) {
+            (&[mention], Some((_, whole))) if mention == candidate.first => *whole,
+            _ => self.joined(candidate, &mentions),
+        };
+        self.in_hand = mentions;
+        list
+    }
+
+    /// The same where several mentions are told.
+    fn joined(&mut self, candidate: &Candidate, mentions: &[u32]) -> List {
+        let comma = self.comma;
+        let mut numbers = Vec::with_capacity(4 * mentions.len() + 1);
         numbers.push(self.said(candidate.signal).beginning);
-        for (position, mention) in self.mentions(candidate).enumerate() {
-            if position > 0 {
-                numbers.push(comma);
-            }
-            numbers.push(self.mention(mention).ticker);
+        for (position, mention) in mentions.iter().enumerate() {
+            numbers.extend((position > 0).then_some(comma));
+            numbers.push(self.mention(*mention).ticker);
         }
         numbers.push(self.mention(candidate.first).summary);
-        for (position, mention) in self.mentions(candidate).enumerate() {
-            if position > 0 {
-                numbers.push(comma);
-            }
-            numbers.push(self.mention(mention).entry);
+        for (position, mention) in mentions.iter().enumerate() {
+            numbers.extend((position > 0).then_some(comma));
+            numbers.push(self.mention(*mention).entry);
         }
         numbers.push(self.said(candidate.signal).end);
-        numbers.into_boxed_slice()
+        self.pieces.list(numbers)
     }
 }
 
@@ -241,44 +269,72 @@ impl<'a> Said<'a> {
     fn new(topic: &str, batch: &'a Batch, signal: &Signal, pieces: &mut Pieces) -> Self {
         let signal_id: Arc<str> = signal_id(topic, batch, signal).into();
         let details = Details::with_reasoning(batch.text(signal.payload));
-        let (id, time) = (json(&*signal_id), json(&timestamp(details.timestamp, signal.record_time_ms)));
-        let mut context = Object::with_capacity(256);
-        context.raw(r#""signal_id":"#);
-        context.raw(&id);
-        context.raw(r#","signal_type":"#);
-        context.json(&some(batch.text(signal.signal_type)));
-        context.raw(r#","source":"#);
-        context.json(&details.source);
-        context.raw(r#","timestamp":"#);
-        context.raw(&time);
-        context.raw(r#","tickers":["#);
-        let beginning = pieces.add(&context.text());
-        let metadata = details.metadata.map_or("{}", RawValue::get);
-        let end = pieces.add(&[r#"],"metadata":"#, metadata, "}}"].concat());
-        Self { signal_id, id, time, reasoning: details.reasoning, beginning, end }
+        let (mut id, mut time) = (0..0, 0..0);
+        let beginning = pieces.write(|text| {
+            text.raw(r#"{"signal_id":"#);
+            id = text.value(&*signal_id);
+            text.raw(r#","signal_type":"#);
+            text.value(&some(batch.text(signal.signal_type)));
+            text.raw(r#","source":"#);
+            text.value(&details.source);
+            text.raw(r#","timestamp":"#);
+            time = text.value(&timestamp(details.timestamp, signal.record_time_ms));
+            text.raw(r#","tickers":["#);
+        });
+        // Written in the order in which it is told, so that all of it is one piece.
+        let single = (batch.mentions(signal).len() == 1).then(|| {
+            let reasoning = details.reasoning.first().copied().flatten();
+            Mention::new(batch, signal.first_mention, reasoning, (&id, &time), pieces)
+        });
+        let end = pieces.write(|text| {
+            text.raw(r#"],"metadata":"#);
+            text.raw(details.metadata.map_or("{}", RawValue::get));
+            text.raw("}}");
+        });
+        let single = single.map(|mention| {
+            let whole = pieces.join(beginning, end);
+            (mention, pieces.list([whole]))
+        });
+        Self { signal_id, id, time, reasoning: details.reasoning, beginning, end, single }
     }
+}
 
-    /// The pieces for one mention of this signal.
-    fn mention(&self, batch: &Batch, signal: &Signal, position: u32, pieces: &mut Pieces) -> Mention {
+impl Mention {
+    /// `id` and `time` are where those of its signal stand in the pieces' text.
+    fn new(
+        batch: &Batch,
+        position: u32,
+        reasoning: Option<&RawValue>,
+        (id, time): (&Range<usize>, &Range<usize>),
+        pieces: &mut Pieces,
+    ) -> Self {
         let mention = batch.mention(position);
-        let (ticker, bias) = (json(batch.text(mention.ticker)), json(&some(batch.text(mention.bias))));
-        let confidence = json(&mention.confidence);
-        let reasoning = self.reasoning.get((position - signal.first_mention) as usize).copied().flatten();
-        let mut entry = Object::with_capacity(256);
-        entry.raw(r#""ticker":"#);
-        entry.raw(&ticker);
-        entry.raw(r#","signal":"#);
-        entry.raw(&bias);
-        entry.raw(r#","confidence":"#);
-        entry.raw(&confidence);
-        entry.raw(r#","reasoning":"#);
-        entry.raw(&reasoning.map_or("null".into(), beginning));
-        entry.raw(r#","signal_id":"#);
-        entry.raw(&self.id);
-        entry.raw(r#","timestamp":"#);
-        entry.raw(&self.time);
-        let summary = [r#"],"bias":"#, &bias, r#","confidence":"#, &confidence, r#","signals":["#].concat();
-        Mention { ticker: pieces.add(&ticker), summary: pieces.add(&summary), entry: pieces.add(&entry.end()) }
+        let symbol = batch.text(mention.ticker);
+        let (mut name, mut bias, mut confidence) = (0..0, 0..0, 0..0);
+        let ticker = pieces.write(|text| name = text.value(symbol));
+        let summary = pieces.write(|text| {
+            text.raw(r#"],"bias":"#);
+            bias = text.value(&some(batch.text(mention.bias)));
+            text.raw(r#","confidence":"#);
+            confidence = text.value(&mention.confidence);
+            text.raw(r#","signals":["#);
+        });
+        let entry = pieces.write(|text| {
+            text.raw(r#"{"ticker":"#);
+            text.again(&name);
+            text.raw(r#","signal":"#);
+            text.again(&bias);
+            text.raw(r#","confidence":"#);
+            text.again(&confidence);
+            text.raw(r#","reasoning":"#);
+            text.raw(&reasoning.map_or("null".into(), beginning));
+            text.raw(r#","signal_id":"#);
+            text.again(id);
+            text.raw(r#","timestamp":"#);
+            text.again(time);
+            text.raw("}");
+        });
+        Self { symbol: symbol.into(), ticker, summary, entry }
     }
 }
 
@@ -296,46 +352,7 @@ fn beginning(reasoning: &RawValue) -> Cow<'_, str> {
     json(&text).into()
 }
 
-/// A JSON object that is being written, without a text for each of its values.
-struct Object(Vec<u8>);
-
-impl Object {
-    fn with_capacity(bytes: usize) -> Self {
-        let mut object = Vec::with_capacity(bytes);
-        object.push(b'{');
-        Self(object)
-    }
-
-    /// Begins a field, whose value comes next.
-    fn field(&mut self, name: &str) -> &mut Self {
-        if self.0.len() > 1 {
-            self.raw(", ");
-        }
-        self.json(name);
-        self.raw(": ");
-        self
-    }
-
-    fn json(&mut self, value: &(impl Serialize + ?Sized)) {
-        serde_json::to_writer(&mut self.0, value).expect("texts, numbers and maps with text keys always have a JSON form");
-    }
-
-    fn raw(&mut self, json: &str) {
-        self.0.extend_from_slice(json.as_bytes());
-    }
-
-    fn end(mut self) -> String {
-        self.raw("}");
-        self.text()
-    }
-
-    /// What is written so far.
-    fn text(self) -> String {
-        String::from_utf8(self.0).expect("every piece was a text")
-    }
-}
-
-fn json(value: &(impl Serialize + ?Sized)) -> String {
+fn json(value: &str) -> String {
     serde_json::to_string(value).expect("texts, numbers and maps with text keys always have a JSON form")
 }
 

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::clock;
 
 pub use crate::trigger_ids::{IdSpace, trigger_id};
-pub use context::{Pieces, Texts, TriggerText, id_of_place, signal_id, trigger_text};
+pub use context::{List, Pieces, Texts, TriggerText, id_of_place, signal_id, trigger_text};
 
 /// A task to be published.
 #[derive(Debug, Clone, PartialEq)]

@@ -118,7 +118,7 @@ impl Events {
             let wanted = &wanted[*won];
             let (pipeline_id, execution_id, signal_id) = (wanted.pipeline_id, wanted.text.trigger_id, &*wanted.text.signal_id);
             let suppressed = suppressed.filter(|_| position == 0);
-            tracing::info!(event = "pipeline_execution_enqueued", %pipeline_id, %execution_id, signal_id, symbol = wanted.text.symbol, suppressed);
+            tracing::info!(event = "pipeline_execution_enqueued", %pipeline_id, %execution_id, signal_id, symbol = &*wanted.text.symbol, suppressed);
         }
     }
 

@@ -68,7 +68,7 @@ impl PostgresClaims {
             &wanted.iter().map(|wanted| wanted.record_time_ms.clamp(0, LATEST_MS)).collect::<Vec<_>>(),
             &former_ids,
             &self.terms.evidence.trusts_time(),
-            &request.pieces.text().as_bytes(),
+            &request.pieces.text(),
             &pieces.starts,
             &pieces.bytes,
             &pieces.first,
@@ -134,9 +134,8 @@ impl PostgresClaims {
 }
 
 /// The pieces of all candidates' arguments, in columns.
-#[derive(Default)]
 struct PieceColumns {
-    /// Where each piece begins in the request's text, counted from 1 as SQL does, and its bytes. One candidate's after the other's.
+    /// Where each piece of the lists begins in the request's text, counted from 1 as SQL does, and its bytes.
     starts: Vec<i32>,
     bytes: Vec<i32>,
     /// For each candidate the positions of its first and its last piece, counted from 1.
@@ -145,18 +144,16 @@ struct PieceColumns {
 }
 
 impl PieceColumns {
-    fn of(request: &ClaimRequest) -> Self {
+    fn of(ClaimRequest { pieces, wanted, .. }: &ClaimRequest) -> Self {
         let number = |count: usize| i32::try_from(count).expect("a request has less than 2 GiB of text");
-        let mut columns = Self::default();
-        for Wanted { text, .. } in &request.wanted {
-            columns.first.push(number(columns.starts.len() + 1));
-            for (start, bytes) in text.pieces.iter().map(|piece| request.pieces.span(*piece)) {
-                columns.starts.push(number(start as usize + 1));
-                columns.bytes.push(number(bytes as usize));
-            }
-            columns.last.push(number(columns.starts.len()));
+        let spans = || pieces.lists().iter().map(|piece| pieces.span(*piece));
+        let lists = || wanted.iter().map(|wanted| wanted.text.pieces.positions());
+        Self {
+            starts: spans().map(|(start, _)| number(start as usize + 1)).collect(),
+            bytes: spans().map(|(_, bytes)| number(bytes as usize)).collect(),
+            first: lists().map(|list| number(list.start + 1)).collect(),
+            last: lists().map(|list| number(list.end)).collect(),
         }
-        columns
     }
 }
 

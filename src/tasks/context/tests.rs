@@ -348,7 +348,7 @@ proptest! {
         prop_assert_eq!(&kwargs["symbol"], &context["tickers"][0]);
         let tickers: Vec<_> = context["signals"].as_array().unwrap().iter().map(|entry| entry["ticker"].clone()).collect();
         prop_assert_eq!(&json!(tickers), &context["tickers"]);
-        prop_assert_eq!(&kwargs["symbol"], &json!(text.symbol));
+        prop_assert_eq!(&kwargs["symbol"], &json!(&*text.symbol));
         prop_assert_eq!(&context["signal_id"], &json!(&*text.signal_id));
         prop_assert_eq!(&context["source"], &signal["source"]);
         prop_assert!(context["metadata"].is_object());

@@ -11,7 +11,7 @@ use trigger_dispatcher::rules::PartitionCounts;
 use trigger_dispatcher::store::memory::{MemoryClaims, MemoryStore, Progress};
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
 use trigger_dispatcher::store::{ClaimRequest, Claimed, Claims, Database, Renewal, Verdict, Wanted, migrate};
-use trigger_dispatcher::tasks::{Pieces, TriggerText, trigger_id};
+use trigger_dispatcher::tasks::{List, Pieces, TriggerText, trigger_id};
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
@@ -203,9 +203,9 @@ fn wanted_for(pipeline_id: Uuid, ticker: &str, signal_id: &str, place: (i32, i64
     let text = TriggerText {
         trigger_id: trigger_id(pipeline_id, ticker, signal_id),
         signal_id: signal_id.into(),
-        symbol: "AAPL".to_owned(),
+        symbol: "AAPL".into(),
         head: r#"{"symbol": "AAPL"}"#.to_owned(),
-        pieces: Box::default(),
+        pieces: List::default(),
     };
     let (partition, offset) = place;
     Wanted { text, pipeline_id, ticker: ticker.to_owned(), partition, offset, record_time_ms: 0, shared: false }
@@ -480,10 +480,11 @@ async fn arguments_that_come_in_pieces_are_kept_whole<W: World>(world: &W) {
     let mut pieces = Pieces::default();
     // Characters of one to four bytes, for pieces are cut by bytes; and one piece that nobody names.
     let [a, _, b, end] = [r#", "é": "€"#, "unused", "🚀", r#""}"#].map(|piece| pieces.add(piece));
-    let texts = [(r#"{"n": 1"#, vec![a, end]), (r#"{"n": 2}"#, vec![]), (r#"{"n": 3"#, vec![a, b, b, end])];
-    let wanted = pipelines::<3>().into_iter().zip(texts).map(|(pipeline, (head, list))| {
+    let (short, none, long) = (pieces.list([a, end]), pieces.list([]), pieces.list([a, b, b, end]));
+    let texts = [(r#"{"n": 1"#, short), (r#"{"n": 2}"#, none), (r#"{"n": 3"#, long), (r#"{"n": 4"#, short)];
+    let wanted = pipelines::<4>().into_iter().zip(texts).map(|(pipeline, (head, list))| {
         let slot = wanted(pipeline, 0);
-        let text = TriggerText { head: head.to_owned(), pieces: list.into(), ..slot.text };
+        let text = TriggerText { head: head.to_owned(), pieces: list, ..slot.text };
         // As fresh as it is, for triggers of old signals are not published.
         Wanted { text, record_time_ms: trigger_dispatcher::clock::unix_ms(), ..slot }
     });
@@ -491,11 +492,11 @@ async fn arguments_that_come_in_pieces_are_kept_whole<W: World>(world: &W) {
 
     let won = claimed(&mut claims, &request).await.won;
 
-    assert_eq!(won, [0, 1, 2], "the slots are idle");
+    assert_eq!(won, [0, 1, 2, 3], "the slots are idle");
     let Renewal::Taken(taken) = claims.renew(request.publication_id).await.unwrap() else { panic!("it is not published") };
     let mut kept: Vec<String> = taken.publication.tasks.into_iter().map(|task| task.kwargs).collect();
     kept.sort_unstable();
-    assert_eq!(kept, [r#"{"n": 1, "é": "€"}"#, r#"{"n": 2}"#, r#"{"n": 3, "é": "€🚀🚀"}"#]);
+    assert_eq!(kept, [r#"{"n": 1, "é": "€"}"#, r#"{"n": 2}"#, r#"{"n": 3, "é": "€🚀🚀"}"#, r#"{"n": 4, "é": "€"}"#]);
 }
 
 async fn the_counts_add_up<W: World>(world: &W) {

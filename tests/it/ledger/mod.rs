@@ -12,7 +12,7 @@ use trigger_dispatcher::intake::PartitionSpan;
 use trigger_dispatcher::rules::PartitionCounts;
 use trigger_dispatcher::store::postgres::{ClaimTerms, PostgresClaims};
 use trigger_dispatcher::store::{ClaimRequest, Claims as _, Database, StoreError, Verdict, Wanted, migrate};
-use trigger_dispatcher::tasks::{Pieces, TriggerText, trigger_id};
+use trigger_dispatcher::tasks::{List, Pieces, TriggerText, trigger_id};
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
@@ -39,9 +39,9 @@ fn request(start: Held, offset: i64, pipeline_id: Uuid, signal_id: &str) -> Clai
     let text = TriggerText {
         trigger_id: trigger_id(pipeline_id, "", signal_id),
         signal_id: signal_id.into(),
-        symbol: "AAPL".to_owned(),
+        symbol: "AAPL".into(),
         head: "{}".to_owned(),
-        pieces: Box::default(),
+        pieces: List::default(),
     };
     let wanted = Wanted {
         text,

@@ -3,7 +3,7 @@
 use trigger_dispatcher::intake::{PartitionSpan, Start};
 use trigger_dispatcher::rules::PartitionCounts;
 use trigger_dispatcher::store::{ClaimRequest, Wanted};
-use trigger_dispatcher::tasks::{Pieces, TriggerText, trigger_id};
+use trigger_dispatcher::tasks::{List, Pieces, TriggerText, trigger_id};
 use uuid::Uuid;
 
 /// What a task is told, with characters that not every way carries.
@@ -31,9 +31,9 @@ pub(crate) fn request(start: Held, offset: i64, pipelines: &[Uuid]) -> ClaimRequ
         text: TriggerText {
             trigger_id: trigger_id(*pipeline_id, "", &signal_id),
             signal_id: signal_id.as_str().into(),
-            symbol: "AAPL".to_owned(),
+            symbol: "AAPL".into(),
             head: kwargs(pipeline_id, offset),
-            pieces: Box::default(),
+            pieces: List::default(),
         },
         pipeline_id: *pipeline_id,
         ticker: String::new(),
