@@ -104,8 +104,9 @@ pub struct Texts<'a> {
     said: HashMap<u32, Said<'a>, foldhash::fast::RandomState>,
     /// The pieces of what mentions say, by their positions in the batch.
     mentions: HashMap<u32, Mention, foldhash::fast::RandomState>,
+    /// Of those that are told behind others: the pieces of their ticker and their entry, each with the comma before it.
+    further: HashMap<u32, (u32, u32), foldhash::fast::RandomState>,
     pieces: Pieces,
-    comma: u32,
     /// The list that ends arguments without a signal context.
     no_context: List,
     /// The mentions of the candidate in hand.
@@ -142,11 +143,12 @@ struct Mention {
 impl<'a> Texts<'a> {
     /// Texts for a batch and what it matches.
     pub fn new(config: &'a CeleryConfig, topic: &'a str, ids: IdSpace, batch: &'a Batch, matches: &'a Matches) -> Self {
-        let (said, mentions, mut pieces) = (HashMap::default(), HashMap::default(), Pieces::default());
-        let (comma, end) = (pieces.add(","), pieces.add("}"));
+        let (said, mentions, further) = (HashMap::default(), HashMap::default(), HashMap::default());
+        let mut pieces = Pieces::default();
+        let end = pieces.add("}");
         let no_context = pieces.list([end]);
         let in_hand = Vec::new();
-        Self { config, topic, ids, batch, matches, own_words: false, said, mentions, pieces, comma, no_context, in_hand }
+        Self { config, topic, ids, batch, matches, own_words: false, said, mentions, further, pieces, no_context, in_hand }
     }
 
     /// Texts that hold nothing of the signals that joined a candidate: one of them has a text that the store cannot hold.
@@ -248,20 +250,27 @@ impl<'a> Texts<'a> {
 
     /// The same where several mentions are told.
     fn joined(&mut self, candidate: &Candidate, mentions: &[u32]) -> List {
-        let comma = self.comma;
-        let mut numbers = Vec::with_capacity(4 * mentions.len() + 1);
+        let mut numbers = Vec::with_capacity(2 * mentions.len() + 3);
         numbers.push(self.said(candidate.signal).beginning);
-        for (position, mention) in mentions.iter().enumerate() {
-            numbers.extend((position > 0).then_some(comma));
-            numbers.push(self.mention(*mention).ticker);
-        }
+        let (first, others) = mentions.split_first().unwrap_or((&candidate.first, &[]));
+        numbers.push(self.mention(*first).ticker);
+        numbers.extend(others.iter().map(|mention| self.further(*mention).0));
         numbers.push(self.mention(candidate.first).summary);
-        for (position, mention) in mentions.iter().enumerate() {
-            numbers.extend((position > 0).then_some(comma));
-            numbers.push(self.mention(*mention).entry);
-        }
+        numbers.push(self.mention(*first).entry);
+        numbers.extend(others.iter().map(|mention| self.further(*mention).1));
         numbers.push(self.said(candidate.signal).end);
         self.pieces.list(numbers)
+    }
+
+    /// A mention that is told behind others, written at most once: its ticker and its entry.
+    fn further(&mut self, position: u32) -> (u32, u32) {
+        if let Some(pieces) = self.further.get(&position) {
+            return *pieces;
+        }
+        let &Mention { ticker, entry, .. } = self.mention(position);
+        let pieces = (self.pieces.add_behind(",", ticker), self.pieces.add_behind(",", entry));
+        self.further.insert(position, pieces);
+        pieces
     }
 }
 

@@ -32,7 +32,9 @@ impl List {
 impl Pieces {
     /// Adds a piece and returns its number.
     pub fn add(&mut self, piece: &str) -> u32 {
-        self.write(|text| drop(text.raw(piece)))
+        self.write(|text| {
+            text.raw(piece);
+        })
     }
 
     /// Adds what `write` writes as a piece, and returns its number.
@@ -40,6 +42,16 @@ impl Pieces {
         let start = self.text.len();
         write(&mut self.text);
         self.push(start, self.text.len())
+    }
+
+    /// Adds a piece that begins with `start`, and goes on like another one.
+    pub(super) fn add_behind(&mut self, start: &str, piece: u32) -> u32 {
+        let (begin, bytes) = self.spans[piece as usize];
+        let place = begin as usize..(begin + bytes) as usize;
+        self.write(|text| {
+            text.raw(start);
+            text.again(&place);
+        })
     }
 
     /// Makes one piece of neighbours, and returns its number. Their text is not written again.
