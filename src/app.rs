@@ -20,7 +20,7 @@ use crate::supervise::{Task, alone, within_grace};
 use crate::tasks::Queue;
 use crate::tasks::amqp::AmqpQueue;
 use crate::tasks::redis::{RedisQueue, Results};
-use crate::telemetry::{Dependency, Events, Metrics, json};
+use crate::telemetry::{Dependency, Events, Metrics};
 use crate::web;
 
 /// Runs the service until `stop`.

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::commands::{dead_letters, demo, health, migrate, offsets, outbox, prune};
-use crate::config::{Config, Environment, ProcessConfig, Problems, ReplayConfig, StoreConfig, TopicConfig, env_example, help};
+use crate::config::{Config, Environment, Problems, ProcessConfig, ReplayConfig, StoreConfig, TopicConfig, env_example, help};
 use crate::{app, supervise, telemetry};
 
 /// Wrong usage or configuration, as `sysexits.h` counts.
@@ -125,12 +125,18 @@ fn execute(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Demo(options) => runtime.block_on(demo::run(options)),
-        Command::Offsets(command) => runtime.block_on(async { offsets::run(&TopicConfig::read(&environment()?)?, &command).await }),
+        Command::Offsets(command) => {
+            runtime.block_on(async { offsets::run(&TopicConfig::read(&environment()?)?, &command).await })
+        }
         Command::Outbox(command) => runtime.block_on(async { outbox::run(&configuration()?, &command).await }),
-        Command::DeadLetters(command) => runtime.block_on(async { dead_letters::run(&ReplayConfig::read(&environment()?)?, &command).await }),
+        Command::DeadLetters(command) => {
+            runtime.block_on(async { dead_letters::run(&ReplayConfig::read(&environment()?)?, &command).await })
+        }
         Command::Prune(command) => runtime.block_on(async { prune::run(&StoreConfig::read(&environment()?)?, &command).await }),
         Command::Health => runtime.block_on(async { health::run(&ProcessConfig::alone(&environment()?)?).await }),
-        Command::Migrate(command) => runtime.block_on(async { migrate::run(&StoreConfig::read(&environment()?)?, &command).await }),
+        Command::Migrate(command) => {
+            runtime.block_on(async { migrate::run(&StoreConfig::read(&environment()?)?, &command).await })
+        }
         Command::Run => runtime.block_on(async {
             let config = configuration()?;
             telemetry::start_logs(&config.process)?;

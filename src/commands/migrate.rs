@@ -3,8 +3,8 @@
 
 use super::prune;
 use crate::config::StoreConfig;
-use crate::store::{Database, notify};
 use crate::store::migrate::{KNOWN, allow, migrate};
+use crate::store::{Database, notify};
 
 /// Make or update the schema, or prepare it for an older program.
 #[derive(Debug, clap::Args)]

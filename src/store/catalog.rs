@@ -236,8 +236,12 @@ mod tests {
 
     #[test]
     fn every_statement_of_ours_is_filled_for_every_platform() {
-        let statements =
-            [include_str!("sql/claim.sql"), include_str!("sql/unstarted.sql"), include_str!("sql/evidence.sql"), include_str!("sql/orphans.sql")];
+        let statements = [
+            include_str!("sql/claim.sql"),
+            include_str!("sql/unstarted.sql"),
+            include_str!("sql/evidence.sql"),
+            include_str!("sql/orphans.sql"),
+        ];
         let least = [("id", "bigint", true), ("pipeline_id", "text", true), ("status", "text", false)];
         let most = [
             ("id", "uuid", true),
@@ -269,7 +273,10 @@ mod tests {
             ("character varying", "e.id = s.trigger_id::text", "c.pipeline_id::text::character varying"),
             ("character", "e.id = s.trigger_id::text::bpchar", "c.pipeline_id::text::bpchar"),
         ] {
-            assert_eq!((reads(type_name, "{id_is_trigger}"), reads(type_name, "{pipeline_id}")), (id.to_owned(), pipeline_id.to_owned()));
+            assert_eq!(
+                (reads(type_name, "{id_is_trigger}"), reads(type_name, "{pipeline_id}")),
+                (id.to_owned(), pipeline_id.to_owned())
+            );
         }
         assert_eq!(reads("bigint", "{id_is_trigger}"), "false");
     }

@@ -3,8 +3,8 @@
 //! The sweeper reads it every few rounds; claims only look at the last answer. Must never delay a claim but the first.
 
 use std::sync::Arc;
-use std::time::Duration;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use uuid::Uuid;
 

@@ -16,7 +16,8 @@ const OLD: Duration = Duration::from_secs(86_400);
 /// How long an execution is not told of again.
 const AGAIN_AFTER: Duration = Duration::from_secs(86_400);
 /// Reads of the platform's tables that take longer are not worth it.
-const LIMITS: &str = "begin read only; set local statement_timeout = '10s'; set local enable_seqscan = off; set local enable_bitmapscan = off";
+const LIMITS: &str =
+    "begin read only; set local statement_timeout = '10s'; set local enable_seqscan = off; set local enable_bitmapscan = off";
 
 /// The executions that were told of.
 #[derive(Debug)]
@@ -93,7 +94,9 @@ mod tests {
     fn each_execution_is_told_of_once_a_day() {
         let mut orphans = Orphans { over: Vec::new(), time_zone: String::new(), max_age: None, told: HashMap::new() };
         let start = clock::now();
-        for (id, hours, expected) in [("a", 0, true), ("b", 1, true), ("a", 1, false), ("a", 23, false), ("a", 24, true), ("b", 24, false)] {
+        for (id, hours, expected) in
+            [("a", 0, true), ("b", 1, true), ("a", 1, false), ("a", 23, false), ("a", 24, true), ("b", 24, false)]
+        {
             assert_eq!(orphans.is_due(id, start + Duration::from_secs(hours * 3_600)), expected, "{id} after {hours} h");
         }
         assert_eq!(orphans.told.len(), 2);

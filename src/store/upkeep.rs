@@ -9,8 +9,8 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::database::Connection;
-use super::{Database, StoreError};
 use super::orphans::Orphans;
+use super::{Database, StoreError};
 use crate::config::{Days, LedgerConfig, TriggerConfig};
 use crate::retry::Backoff;
 use crate::telemetry::Seldom;

@@ -60,10 +60,11 @@ async fn all_mistakes_are_told_at_once_by_name_and_without_a_secret() {
         setting.set(name, value);
     }
     let of_run: Vec<_> = wrong.iter().map(|(name, _)| *name).chain(["KAFKA_BOOTSTRAP_SERVERS", "POSTGRES_DB"]).collect();
-    let of_migrate = ["POSTGRES_PORT", "POSTGRES_SSLMODE", "POSTGRES_DB", "AUTO_MIGRATE", "MAX_SIGNAL_AGE_SECONDS", "TRIGGER_SCOPE"]
-        .into_iter()
-        .chain(["TRIGGER_LEASE_SECONDS", "CACHE_REFRESH_INTERVAL_SECONDS"])
-        .collect();
+    let of_migrate =
+        ["POSTGRES_PORT", "POSTGRES_SSLMODE", "POSTGRES_DB", "AUTO_MIGRATE", "MAX_SIGNAL_AGE_SECONDS", "TRIGGER_SCOPE"]
+            .into_iter()
+            .chain(["TRIGGER_LEASE_SECONDS", "CACHE_REFRESH_INTERVAL_SECONDS"])
+            .collect();
     for (command, names) in [("run", of_run), ("migrate", of_migrate)] {
         let output = setting.run(&[command]);
         assert_eq!(output.status.code(), Some(64), "{command}");

@@ -171,7 +171,10 @@ async fn a_run_of_three_days_is_told_of_with_its_id_and_its_age_and_blocks_only_
     scene.database.run("update executions set created_at = now() - interval '3 days'").await;
     let dispatcher = scene.setting.start();
     let told = dispatcher.wait_for_event("execution_old");
-    assert_eq!((told["execution_id"].as_str(), told["pipeline_id"].as_str()), (Some(&*old.to_string()), Some(&*pipeline.to_string())));
+    assert_eq!(
+        (told["execution_id"].as_str(), told["pipeline_id"].as_str()),
+        (Some(&*old.to_string()), Some(&*pipeline.to_string()))
+    );
     assert!((259_200..259_800).contains(&told["age_seconds"].as_i64().unwrap()), "{told}");
     assert_eq!((told["status"].as_str(), told["counts"].as_bool()), (Some("running"), Some(true)));
     scene.send(&[signal("1", "AAPL")]);
@@ -180,9 +183,10 @@ async fn a_run_of_three_days_is_told_of_with_its_id_and_its_age_and_blocks_only_
 
     scene.setting.set("EXECUTION_MAX_AGE_SECONDS", "86400");
     // In both ways to read executions, and for both kinds of columns.
-    for (number, sql) in ["select 1", "drop index executions_pipeline_status", "alter table executions alter created_at type timestamp"]
-        .into_iter()
-        .enumerate()
+    for (number, sql) in
+        ["select 1", "drop index executions_pipeline_status", "alter table executions alter created_at type timestamp"]
+            .into_iter()
+            .enumerate()
     {
         scene.database.run(sql).await;
         let dispatcher = scene.setting.start();

@@ -4,7 +4,7 @@ use tokio_postgres::types::ToSql;
 
 use super::LeaseTerms;
 use crate::store::StoreError;
-use crate::store::catalog::{self, Reading};
+use crate::store::catalog;
 use crate::store::database::Connection;
 use crate::telemetry::Figures;
 
@@ -16,7 +16,7 @@ const DISPOSITIONS: [&str; 8] = ["consumed", "triggered", "busy", "redelivered",
 /// # Errors
 /// PostgreSQL does not answer or refuses.
 pub async fn figures(connection: &Connection, terms: &LeaseTerms) -> Result<Figures, StoreError> {
-    let reading = Reading { time_zone: terms.evidence.time_zone(), trusts_time: "$3::bool" };
+    let reading = terms.evidence.reading("$3::bool");
     let sql = catalog::fill_in(connection, include_str!("../sql/figures.sql"), reading).await?;
     let trusts_time = terms.evidence.trusts_time();
     let values: [&(dyn ToSql + Sync); 3] = [&terms.deployment.id, &terms.deployment.topic, &trusts_time];

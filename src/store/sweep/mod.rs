@@ -306,9 +306,10 @@ impl Sweeper {
 
     /// In a quiet hour nothing else asks the broker. What it answers does not matter, and a failure is no line in the log: the
     /// loop writes one once it has a task to send.
-    async fn ask_broker(&self) {
+    async fn ask_broker(&mut self) {
+        let asked = self.queue.has(Uuid::nil()).await;
         let health = self.metrics.health();
-        match self.queue.has(Uuid::nil()).await {
+        match asked {
             Err(error) if !error.is_about_the_publication() => {
                 tracing::debug!(event = "broker_not_asked", %error);
                 health.failed("broker_not_asked", Some(Dependency::broker));

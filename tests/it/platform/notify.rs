@@ -82,7 +82,8 @@ async fn only_changes_that_concern_the_rules_are_told() {
     scene.database.pipeline("one", &["AAPL"]).await;
     scene.database.pipeline("another", &["AAPL"]).await;
     let told = |sql: &str| {
-        let output = scene.database.program("psql").args(["-X", "-c", "listen dispatcher_rules_changed", "-c", sql]).output().unwrap();
+        let output =
+            scene.database.program("psql").args(["-X", "-c", "listen dispatcher_rules_changed", "-c", sql]).output().unwrap();
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().matches("Asynchronous notification").count()
     };

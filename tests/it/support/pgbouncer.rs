@@ -1,4 +1,4 @@
-//! A PgBouncer of a test's own, before the tests' PostgreSQL.
+//! A pooler (`pgbouncer`) of a test's own, before the tests' PostgreSQL.
 
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt as _;
