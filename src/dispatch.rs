@@ -340,9 +340,10 @@ impl<S: Source, C: Claims> Deciding<S, C> {
             // An id of its own for whatever is asked: what an earlier request with other texts has won stays that one's.
             let request = pass.request(Uuid::new_v4(), &self.terms);
             let Self { claims, waits, stop, .. } = self;
-            let mut asked_at = clock::timer();
+            let (mut asked_at, mut attempts) = (clock::timer(), 0_u32);
             let claim = async || {
                 asked_at = clock::timer();
+                attempts += 1;
                 claims.claim(&request).await
             };
             match until_done(&mut waits.claim, stop, claim).await? {
@@ -359,7 +360,16 @@ impl<S: Source, C: Claims> Deciding<S, C> {
                 }
                 // Nothing happened, so a stop need not wait for it.
                 Verdict::TimedOut if self.stop.is_cancelled() => return Err(Stopped),
-                Verdict::TimedOut => self.terms.most_slots = narrower(request.wanted.len()),
+                Verdict::TimedOut => {
+                    self.terms.most_slots = narrower(request.wanted.len());
+                    if attempts > 1 {
+                        // An attempt whose reply was lost may still be under way. It must not move the offsets past what narrower claims
+                        // decide meanwhile: new epochs refuse it, and us too, so that all is read again.
+                        let ours: Vec<i32> = pass.batch.offsets.partitions().collect();
+                        let Self { claims, waits, stop, .. } = self;
+                        until_done(&mut waits.open, stop, async || claims.open(&ours).await).await?;
+                    }
+                }
                 // A good signal must not be blamed for the text of one that joined it.
                 Verdict::Refused(_) if pass.use_own_words() => {}
                 Verdict::Refused(positions) => {

@@ -95,7 +95,7 @@ impl TriggerConfig {
         let max_signal_age = reader.seconds("MAX_SIGNAL_AGE_SECONDS", 0.0, 1e9);
         let refresh_interval = reader.seconds("CACHE_REFRESH_INTERVAL_SECONDS", 0.1, 86_400.0);
         let execution_max_age = match reader.optional("EXECUTION_MAX_AGE_SECONDS") {
-            Some(_) => Some(reader.seconds("EXECUTION_MAX_AGE_SECONDS", 60.0, 1e9)?),
+            Some(_) => Some(reader.seconds("EXECUTION_MAX_AGE_SECONDS", 1.0, 1e9)?),
             None => None,
         };
         let executions_time_zone = time_zone(reader);

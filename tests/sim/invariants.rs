@@ -314,12 +314,12 @@ fn is_traceable(plan: &Plan, records: &BTreeMap<(i32, i64), Record>, trigger: &T
         && told["pipeline_id"].as_str() == Some(&trigger.pipeline_id.to_string())
         && told["signal_context"]["signal_id"].as_str() == Some(&record.signal)
         && record.tickers.contains(&symbol)
-        && tells_no_opposites(records, &told["signal_context"])
+        && tells_no_opposites(records, record, &told["signal_context"])
         && plan.watched.get(&trigger.pipeline_id).is_some_and(|watched| watched.contains(&symbol))
 }
 
 /// A task tells of each ticker what one of its signals says, and of none two opposite things.
-fn tells_no_opposites(records: &BTreeMap<(i32, i64), Record>, context: &Value) -> bool {
+fn tells_no_opposites(records: &BTreeMap<(i32, i64), Record>, leading: &Record, context: &Value) -> bool {
     let Some(signals) = context["signals"].as_array() else { return false };
     let names: BTreeSet<_> = signals.iter().map(|told| told["ticker"].as_str()).collect();
     let is_said = |told: &Value| {
@@ -332,13 +332,12 @@ fn tells_no_opposites(records: &BTreeMap<(i32, i64), Record>, context: &Value) -
     // The newest mention of the first ticker may come from another signal, but never with the opposite direction.
     let first = signals.first().and_then(|told| told["signal"].as_str()).unwrap_or_default();
     let is_one = bias.is_empty() || first.is_empty() || first == bias;
-    names.len() == signals.len() && signals.iter().all(is_said) && is_one && bias == leads(records, context)
+    names.len() == signals.len() && signals.iter().all(is_said) && is_one && bias == leads(leading, context)
 }
 
 /// What the leading signal says of its first ticker that matched.
-fn leads<'a>(records: &'a BTreeMap<(i32, i64), Record>, context: &Value) -> &'a str {
+fn leads(leading: &Record, context: &Value) -> &'static str {
     let first = context["tickers"][0].as_str();
-    let of = records.values().find(|record| context["signal_id"].as_str() == Some(&record.signal));
-    let said = of.and_then(|record| Some(record.directions[record.tickers.iter().position(|ticker| first == Some(*ticker))?]));
-    said.unwrap_or("nothing")
+    let at = leading.tickers.iter().position(|ticker| first == Some(*ticker));
+    at.map_or("nothing", |at| leading.directions[at])
 }

@@ -12,12 +12,15 @@ begin
         create or replace function %1$s.dispatcher_{table}_changed() returns trigger language plpgsql as $body$
         begin
             -- Only what the rules read counts. Rows of the same content are of no interest, so no key is needed.
-            if tg_op = 'UPDATE' and not exists (
-                select r.rule from is_now n, lateral (select jsonb_object_agg(key, value) as rule from jsonb_each(to_jsonb(n)) where key in ({names})) r
-                except all
-                select r.rule from was w, lateral (select jsonb_object_agg(key, value) as rule from jsonb_each(to_jsonb(w)) where key in ({names})) r
-            ) then
-                return null;
+            if tg_op = 'UPDATE' then
+                -- By itself: only this event has such tables.
+                if not exists (
+                    select r.rule from is_now n, lateral (select jsonb_object_agg(key, value) as rule from jsonb_each(to_jsonb(n)) where key in ({names})) r
+                    except all
+                    select r.rule from was w, lateral (select jsonb_object_agg(key, value) as rule from jsonb_each(to_jsonb(w)) where key in ({names})) r
+                ) then
+                    return null;
+                end if;
             end if;
             perform pg_notify('{channel}', '');
             return null;
