@@ -7,6 +7,7 @@ use trigger_dispatcher::store::{ClaimRequest, Claims as _, Database, Verdict, mi
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
+use crate::support::scene::{Scene, signal};
 use crate::support::request::{held, request};
 use crate::support::settings::config;
 
@@ -52,4 +53,39 @@ async fn an_execution_that_was_over_before_the_claim_looked_does_not_free_its_sl
 
     let second = won(&mut claims, &request(start, 2, &[pipeline])).await;
     assert_eq!(second, 0, "its task has not even started");
+}
+
+/// Each slot takes PostgreSQL 16 s, so two take longer than one statement may.
+const SLOW: &str = "create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(16); return new; end $$;
+    create trigger slow before insert on dispatcher.slots for each row execute function slow()";
+
+#[tokio::test]
+async fn a_claim_that_the_server_gives_up_is_asked_again_with_half_the_slots() {
+    let mut scene = Scene::new(1).await;
+    for name in ["one", "other"] {
+        scene.database.pipeline(name, &["AAPL"]).await;
+    }
+    let dispatcher = scene.setting.start();
+    scene.database.run(SLOW).await;
+    scene.send(&[signal("1", "AAPL")]);
+    let told = dispatcher.wait_for_event("claim_timed_out");
+    assert_eq!((told["slots"].as_u64(), told["level"].as_str()), (Some(2), Some("warn")), "{told}");
+    scene.enqueued(2);
+    let total = scene.decided(1).await;
+    assert_eq!((total.triggered, total.consumed), (1, 1));
+    assert_eq!(dispatcher.log().events("claim_stuck").len(), 0, "one slot is quick enough");
+}
+
+#[tokio::test]
+async fn a_single_slot_that_the_server_gives_up_is_an_alarm_and_is_decided_once_the_server_can() {
+    let mut scene = Scene::new(1).await;
+    scene.database.pipeline("one", &["AAPL"]).await;
+    let dispatcher = scene.setting.start();
+    scene.database.run(&SLOW.replace("16", "31")).await;
+    scene.send(&[signal("1", "AAPL")]);
+    let told = dispatcher.wait_for_event("claim_stuck");
+    assert_eq!(told["level"], "error", "{told}");
+    scene.database.run("create or replace function slow() returns trigger language plpgsql as $$ begin return new; end $$").await;
+    scene.enqueued(1);
+    assert_eq!(scene.decided(1).await.triggered, 1);
 }
