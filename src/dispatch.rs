@@ -136,6 +136,9 @@ pub enum IntakeFailed {
     /// It has records and does not give them.
     #[error("the intake is stalled: Kafka has records and none comes")]
     Stalled,
+    /// Another process has our name in the consumer group.
+    #[error("another process has the same KAFKA_GROUP_INSTANCE_ID: give each instance its own")]
+    Fenced,
     /// What read for us broke off.
     #[error("the intake thread broke off; the event panicked says why")]
     Lost,
@@ -215,6 +218,7 @@ impl<S: Source, C: Claims> Deciding<S, C> {
                 Some(Event::Arrival(Arrival::Positioned(positions))) => self.position(&positions).await,
                 Some(Event::Arrival(Arrival::Batch(batch))) => self.receive(batch).await,
                 Some(Event::Arrival(Arrival::Stalled)) => return Err(IntakeFailed::Stalled),
+                Some(Event::Arrival(Arrival::Fenced)) => return Err(IntakeFailed::Fenced),
                 Some(Event::Arrival(Arrival::Lost)) => return Err(IntakeFailed::Lost),
                 Some(Event::Arrival(Arrival::Ended)) => break,
                 Some(Event::Left(left)) => self.follow(left, outbox).await,

@@ -69,6 +69,8 @@ enum Command {
     Rivals(ArmOptions),
     /// 1, 2 and 4 instances that divide the work.
     Instances(ArmOptions),
+    /// Instances that die, come back, come and go, under load.
+    Failover(ArmOptions),
     /// Claims a second with 100,000 pipelines that are idle again all the time.
     Claims(ArmOptions),
     /// What PostgreSQL's session for claims does with its time, by `perf`.
@@ -173,6 +175,7 @@ fn main() -> ExitCode {
         Command::Paced(options) => once::paced(options),
         Command::Rivals(options) => arm("rivals", options),
         Command::Instances(options) => arm("instances", options),
+        Command::Failover(options) => arm("failover", options),
         Command::Claims(options) => arm("claims", options),
         Command::Profile(options) => arm("profile", options),
         Command::Memory(options) => arm("memory", options),

@@ -271,21 +271,21 @@ impl Session<'_> {
 }
 
 /// What a sender has to do.
-struct Sending {
-    start: Instant,
+pub(crate) struct Sending {
+    pub(crate) start: Instant,
     /// When the first signal is due, after the start.
-    begin_ns: u64,
-    rate: u64,
+    pub(crate) begin_ns: u64,
+    pub(crate) rate: u64,
     /// The number of the first signal.
-    first: u64,
+    pub(crate) first: u64,
     /// Acknowledgements of those before this one are not timed.
-    timed: u64,
-    total: u64,
+    pub(crate) timed: u64,
+    pub(crate) total: u64,
 }
 
 impl Sending {
     /// Sends each signal when it is due, or as soon after that as it can. Also gives how late it was at most.
-    fn run(self, producer: Producer, mut signals: Signals) -> anyhow::Result<(Delivered, Duration)> {
+    pub(crate) fn run(self, producer: Producer, mut signals: Signals) -> anyhow::Result<(Delivered, Duration)> {
         let due = |number: u64| self.begin_ns + number * 1_000_000_000 / self.rate;
         let (mut next, mut late) = (0, 0);
         while next < self.total {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::arms::drained::{Bare, Drained, Rival, RivalDrained};
+use crate::arms::failover::{Event, Failover};
 use crate::arms::flow::{Paced, RivalPaced, flow};
 use crate::arms::instances::Instances;
 use crate::arms::memory::Memory;
@@ -21,8 +22,8 @@ use crate::subject::{Subject, set};
 use crate::suite::Case;
 
 /// Every arm, in the order of the report.
-pub(crate) const ARMS: [&str; 11] =
-    ["drain", "paced", "rivals", "instances", "claims", "profile", "memory", "refresh", "startup", "logs", "cost"];
+pub(crate) const ARMS: [&str; 12] =
+    ["drain", "paced", "rivals", "instances", "failover", "claims", "profile", "memory", "refresh", "startup", "logs", "cost"];
 
 /// Rows that targets are about.
 pub(crate) mod row {
@@ -78,6 +79,7 @@ pub(crate) fn cases(arm: &str, size: &Size) -> anyhow::Result<Vec<Box<dyn Case>>
         "drain" => drain(size),
         "paced" => paced(size)?,
         "rivals" => rivals(size),
+        "failover" => failover(size),
         "instances" => vec![Box::new(Instances {
             counts: vec![1, 2, 4],
             // Fewer are done in a quarter of a second by each of four: then cold caches are what is measured.
@@ -195,6 +197,15 @@ fn profile(size: &Size) -> Vec<Box<dyn Case>> {
     [(row::CLAIMS, claims(size)), (row::NO_BUDGET, steady)]
         .map(|(variant, flow)| paced_as("profile", variant, Flow { profiled: true, ..flow }))
         .into()
+}
+
+fn failover(size: &Size) -> Vec<Box<dyn Case>> {
+    let events = [(Event::Kill, false), (Event::KillAndRestart, false), (Event::KillAndRestart, true)];
+    let orderly = [(Event::Rolling, false), (Event::Rolling, true), (Event::Scale, false)];
+    let case = |(event, is_named)| -> Box<dyn Case> {
+        Box::new(Failover { event, is_named, rate: size.pick(5_000, 1_000), shape: size.mostly_unmatched(1_000) })
+    };
+    events.into_iter().chain(orderly).map(case).collect()
 }
 
 fn refresh(size: &Size) -> Vec<Box<dyn Case>> {

@@ -125,6 +125,16 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The name of this pod, if it is one of a Kubernetes `StatefulSet`: then its next run has the same. (The names of a Deployment's
+    /// pods end in five characters, those of a `StatefulSet` in a number.)
+    pub(super) fn stateful_pod(&self) -> Option<&'a str> {
+        self.values.get("KUBERNETES_SERVICE_HOST")?;
+        let name = self.values.get("HOSTNAME")?.as_str();
+        let (_, ordinal) = name.rsplit_once('-')?;
+        let is_ordinal = (1..=4).contains(&ordinal.len()) && ordinal.bytes().all(|byte| byte.is_ascii_digit());
+        is_ordinal.then_some(name)
+    }
+
     /// A secret as it is set, blanks included.
     pub(super) fn secret(&mut self, name: &str) -> Option<SecretString> {
         self.required(name)?;

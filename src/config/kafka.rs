@@ -41,6 +41,8 @@ pub struct KafkaConfig {
     pub signal_topic: String,
     /// The consumer group; several instances share one.
     pub consumer_group: String,
+    /// This instance's name in the group: who comes back with the same name soon gets its partitions again, and nobody else notices.
+    pub group_instance_id: Option<String>,
     /// Where an unread partition starts.
     pub auto_offset_reset: OffsetReset,
     /// Where bad records go.
@@ -54,6 +56,7 @@ impl KafkaConfig {
         let bootstrap_servers = reader.required("KAFKA_BOOTSTRAP_SERVERS");
         let signal_topic = topic(reader, "KAFKA_SIGNAL_TOPIC");
         let consumer_group = reader.required("KAFKA_CONSUMER_GROUP");
+        let group_instance_id = reader.optional("KAFKA_GROUP_INSTANCE_ID").or(reader.stateful_pod()).map(str::to_owned);
         let auto_offset_reset =
             reader.choice("KAFKA_AUTO_OFFSET_RESET", &[("earliest", OffsetReset::Earliest), ("latest", OffsetReset::Latest)]);
         let dead_letter_topic = match reader.optional("KAFKA_DEAD_LETTER_TOPIC") {
@@ -81,6 +84,7 @@ impl KafkaConfig {
             bootstrap_servers: bootstrap_servers?.to_owned(),
             signal_topic: signal_topic?,
             consumer_group: consumer_group?.to_owned(),
+            group_instance_id,
             auto_offset_reset: auto_offset_reset?,
             dead_letter_topic: dead_letter_topic?,
             properties,

@@ -172,6 +172,22 @@ mod limits {
     }
 
     #[test]
+    fn an_instance_keeps_the_name_it_is_given_or_the_one_of_its_pod_in_a_stateful_set() {
+        let name = |variables: &[(&str, &str)]| read(variables).kafka.group_instance_id;
+        let kubernetes = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+        for (hostname, expected) in [("dispatcher-0", Some("dispatcher-0")), ("dispatcher-12", Some("dispatcher-12"))] {
+            assert_eq!(name(&[kubernetes, ("HOSTNAME", hostname)]).as_deref(), expected);
+        }
+        // Pods of a Deployment, and hosts that may run several of us.
+        for pod in ["dispatcher-7d9f8b6c5d-x2x4z", "dispatcher-7d9f8b6c5d-24579", "dispatcher", "-"] {
+            assert_eq!(name(&[kubernetes, ("HOSTNAME", pod)]), None, "{pod}");
+        }
+        assert_eq!(name(&[("HOSTNAME", "dispatcher-0")]), None);
+        let given = [("KAFKA_GROUP_INSTANCE_ID", "mine"), kubernetes, ("HOSTNAME", "dispatcher-0")];
+        assert_eq!(name(&given).as_deref(), Some("mine"));
+    }
+
+    #[test]
     fn the_log_level_is_a_level_or_a_filter() {
         for good in ["warn", "info,trigger_dispatcher=debug"] {
             assert_eq!(read(&[("LOG_LEVEL", good)]).process.log_level, good);

@@ -34,6 +34,8 @@ pub enum Arrival {
     Batch(Batch),
     /// Kafka has more records, and none has come for a while: the client library is stuck, and only a restart helps.
     Stalled,
+    /// Another process has our name in the group.
+    Fenced,
     /// Whatever read for us broke off: nothing will come again, and only a restart helps.
     Lost,
     /// No more will come.

@@ -16,6 +16,7 @@ mod conformance;
 mod crowd;
 mod deployments;
 mod example;
+mod failover;
 mod fan_out;
 mod faults;
 mod golden;

@@ -7,8 +7,8 @@ use trigger_dispatcher::store::{ClaimRequest, Claims as _, Database, Verdict, mi
 use uuid::Uuid;
 
 use crate::support::database::TestDatabase;
-use crate::support::scene::{Scene, signal};
 use crate::support::request::{held, request};
+use crate::support::scene::{Scene, signal};
 use crate::support::settings::config;
 
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -1,6 +1,7 @@
 //! The arms: what is measured, each in a file of its own.
 
 pub(crate) mod drained;
+pub(crate) mod failover;
 pub(crate) mod flow;
 pub(crate) mod instances;
 pub(crate) mod memory;

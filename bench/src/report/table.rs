@@ -50,6 +50,15 @@ const INSTANCES: &[Column] = &[
     ("tasks", "/tasks", 0),
     ("duplicates", "/duplicates", 0),
 ];
+const FAILOVER: &[Column] = &[
+    ("partitions of the dead stand still, ms", "/dead_pause_ms", 0),
+    ("all others, ms", "/living_pause_ms", 0),
+    ("p50 ms", "/latency_ms/p50", 1),
+    ("p99", "/latency_ms/p99", 1),
+    ("p99.9", "/latency_ms/p99.9", 1),
+    ("max", "/latency_ms/max", 1),
+    ("tasks", "/tasks", 0),
+];
 const CLAIMS: &[Column] = &[
     ("claims/s", "/claims_per_s", 0),
     ("statements/s", "/statements_per_s", 0),
@@ -107,6 +116,7 @@ pub(crate) fn columns(arm: &str) -> &'static [Column] {
         "paced" => LATENCY,
         "rivals" | "against" => RIVALS,
         "instances" => INSTANCES,
+        "failover" => FAILOVER,
         "claims" => CLAIMS,
         "profile" => PROFILE,
         "memory" => MEMORY,

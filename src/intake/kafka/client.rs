@@ -33,11 +33,18 @@ pub(super) fn settings(kafka: &KafkaConfig) -> impl Iterator<Item = (&str, &str)
     ours.into_iter().chain(kafka.properties.iter().map(|(property, value)| (property.as_str(), value.expose_secret())))
 }
 
+/// How soon the group gives a silent member's partitions to others: the least that brokers take by default.
+const SESSION_MS: &str = "6000";
+/// How soon a member hears that the group shares its partitions out anew.
+const HEARTBEAT_MS: &str = "1000";
+
 /// A consumer that has joined the group as soon as Kafka answers.
 pub(super) fn consumer(kafka: &KafkaConfig, seldom: &Arc<Seldom>) -> Result<BatchConsumer<IntakeContext>, Error> {
     let mut config = ClientConfig::new();
     // The operator's properties come later and win, except for those that the promises rest on.
     config
+        .set("session.timeout.ms", SESSION_MS)
+        .set("heartbeat.interval.ms", HEARTBEAT_MS)
         .set("fetch.queue.backoff.ms", "5")
         .set("fetch.error.backoff.ms", "50")
         // librdkafka counts payloads only, and a small record costs it several times its payload; and a fetched response comes
@@ -50,6 +57,9 @@ pub(super) fn consumer(kafka: &KafkaConfig, seldom: &Arc<Seldom>) -> Result<Batc
         .set("check.crcs", "true");
     for (property, value) in settings(kafka) {
         config.set(property, value);
+    }
+    if let Some(name) = &kafka.group_instance_id {
+        config.set("group.instance.id", name);
     }
     config
         .set("group.id", &kafka.consumer_group)

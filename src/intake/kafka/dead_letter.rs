@@ -205,6 +205,7 @@ mod tests {
             bootstrap_servers: cluster.bootstrap_servers(),
             signal_topic: "signals".to_owned(),
             consumer_group: "group".to_owned(),
+            group_instance_id: None,
             auto_offset_reset: OffsetReset::Earliest,
             dead_letter_topic: "letters".to_owned(),
             properties: vec![("message.timeout.ms".to_owned(), SecretString::from("2000"))],

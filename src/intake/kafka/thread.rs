@@ -82,6 +82,8 @@ pub(super) struct IntakeThread {
     /// When the group was heard.
     heard: Instant,
     full_since: Option<Instant>,
+    /// Another process has our name in the group.
+    is_fenced: bool,
     paused: bool,
     seldom: Seldom,
     metrics: Arc<Metrics>,
@@ -114,6 +116,7 @@ impl IntakeThread {
             commits: Commits::default(),
             heard: clock::now(),
             full_since: None,
+            is_fenced: false,
             paused: false,
             seldom: Seldom::default(),
             metrics,
@@ -252,6 +255,7 @@ impl IntakeThread {
         }
         self.watch.failed(error);
         self.identity.failed(clock::now());
+        self.is_fenced |= is_fenced(error);
         // Kafka does not have the offset: look what it has, and stop what cannot go on.
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
             self.reopen(Duration::ZERO);
@@ -347,4 +351,10 @@ impl IntakeThread {
             self.reopen(Duration::ZERO);
         }
     }
+}
+
+/// Whether another process has taken our name in the group, which will have no more to do with us.
+fn is_fenced(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::MessageConsumptionFatal(_))
+        || matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::FencedInstanceId))
 }

@@ -486,7 +486,7 @@ async fn cancelling_the_wait_loses_nothing<W: World>(world: &W) {
             }
             Some(Arrival::Positioned(_)) => {}
             Some(Arrival::Batch(batch)) => read.add(&batch),
-            Some(Arrival::Ended | Arrival::Stalled | Arrival::Lost) => panic!("ended"),
+            Some(Arrival::Ended | Arrival::Stalled | Arrival::Fenced | Arrival::Lost) => panic!("ended"),
         }
         if announced == 1 && sent < 20 {
             produce(world, 1, sent..sent + 1);
@@ -548,7 +548,7 @@ impl<S: Source> Member<S> {
                     self.source.commit(&batch.offsets).await.unwrap();
                 }
             }
-            Ok(Arrival::Ended | Arrival::Stalled | Arrival::Lost) => panic!("ended"),
+            Ok(Arrival::Ended | Arrival::Stalled | Arrival::Fenced | Arrival::Lost) => panic!("ended"),
             Err(_) => {}
         }
     }

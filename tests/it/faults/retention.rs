@@ -1,9 +1,13 @@
 //! Kafka no longer has the next offset to decide: the partition stops with an alarm until someone says where it goes on.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use crate::support::dispatcher::Instance;
+use crate::support::drill::outlast;
 use crate::support::partitions::{five_each, output, reaches, send};
+use crate::support::scene::Scene;
 use crate::support::wait_until;
 
 fn alarm(dispatcher: &Instance) -> [Option<i64>; 4] {
@@ -32,6 +36,29 @@ async fn a_partition_that_retention_ran_over_stops_with_an_alarm_until_it_is_tol
     let progress = reaches(&scene, [16, 10]).await;
     assert_eq!(progress.iter().map(|one| one.consumed).collect::<Vec<_>>(), [5 + 4, 10]);
     assert_eq!(dispatcher.events("partition_stopped").len(), 1);
+    assert!(dispatcher.stop().success());
+}
+
+/// A group that was taken over from another service, which has stood still for longer than Kafka keeps records.
+#[tokio::test]
+async fn a_committed_offset_that_kafka_no_longer_has_stops_its_partition_and_no_other() {
+    let scene = Scene::new(2).await;
+    send(&scene, 0, 10);
+    send(&scene, 1, 10);
+    scene.topic.commit(&scene.setting.group, &[(0, 3), (1, 3)]);
+    scene.topic.delete_records_before(0, 6).await;
+    let dispatcher = scene.setting.start();
+    assert_eq!(alarm(&dispatcher), [Some(0), Some(3), Some(6), Some(10)]);
+    send(&scene, 1, 5);
+    let next_offset = "select coalesce(max(next_offset), 0) from dispatcher.progress where partition = 1";
+    wait_until("the other partition", 60, async || (scene.database.number(next_offset).await == 15).then_some(())).await;
+    // It is looked at again every half minute, not without end.
+    outlast(Duration::from_secs(3));
+    assert_eq!(dispatcher.events("partition_stopped").len(), 1);
+    let epochs = "select max(epoch) from dispatcher.progress";
+    assert_eq!((scene.database.number(epochs).await, dispatcher.events("partitions_started").len()), (1, 1));
+    output(&scene, &["offsets", "set", "--partition", "0", "--to", "earliest", "--yes"]);
+    reaches(&scene, [10, 15]).await;
     assert!(dispatcher.stop().success());
 }
 

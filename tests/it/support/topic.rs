@@ -5,7 +5,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::RDKafkaErrorCode::UnknownTopicOrPartition;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
@@ -216,6 +216,16 @@ impl TestTopic {
     /// Waits until Kafka has everything.
     pub(crate) fn flush(&self) {
         self.producer.flush(Duration::from_secs(60)).unwrap();
+    }
+
+    /// Commits offsets for the group, as a service that had them before does.
+    pub(crate) fn commit(&self, group: &str, offsets: &[(i32, i64)]) {
+        let consumer: BaseConsumer = config().set("group.id", group).create().unwrap();
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            list.add_partition_offset(&self.name, *partition, Offset::Offset(*offset)).unwrap();
+        }
+        consumer.commit(&list, CommitMode::Sync).unwrap();
     }
 
     /// The group's committed offset of each partition; `None` where it has none.

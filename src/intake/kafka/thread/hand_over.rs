@@ -37,6 +37,15 @@ impl IntakeThread {
             self.send(Arrival::Stalled);
             return;
         }
+        if self.is_fenced {
+            tracing::error!(
+                event = "group_instance_fenced",
+                text = "another process has taken our place in the consumer group: two have the same KAFKA_GROUP_INSTANCE_ID (or the same \
+                    pod's name); give each instance its own"
+            );
+            self.send(Arrival::Fenced);
+            return;
+        }
         let Some(oldest) = self.pending.oldest else { return };
         if self.policy.due(self.pending.records(), oldest, now) != Due::Now {
             return;
