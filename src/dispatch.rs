@@ -11,6 +11,7 @@ mod backlog;
 mod outbox;
 mod pass;
 mod publishing;
+mod waits;
 mod width;
 
 use std::sync::Arc;
@@ -24,16 +25,17 @@ use self::backlog::Backlog;
 use self::outbox::{Left, Outbox};
 use self::pass::{Begun, Pass};
 use self::publishing::Settled;
+pub use self::waits::Waits;
 use self::width::{narrower, wider};
 use crate::chaos;
 use crate::clock;
 use crate::config::{CeleryConfig, Scope};
 use crate::intake::{Arrival, Batch, Position, Rejected, Source};
-use crate::retry::{Backoff, Stopped, until_done};
+use crate::retry::{Stopped, until_done};
 use crate::store::refresh::SharedRules;
 use crate::store::{ClaimRequest, Claimed, Claims, Verdict};
 use crate::tasks::{IdSpace, TaskQueue};
-use crate::telemetry::{Dependency, Events, Metrics, json};
+use crate::telemetry::{Events, Metrics, json};
 
 /// How long confirmations wait for a claim to ride on before they are written by themselves.
 const CONFIRM_AFTER: Duration = Duration::from_millis(250);
@@ -63,48 +65,6 @@ pub struct Terms {
     pub most_slots: usize,
     /// Tasks that leave before the next batch is asked for, see [`WAITED_FOR`].
     pub waited_for: usize,
-}
-
-/// A wait for each step that may fail. They live as long as the loop: what fails on every batch still has a line a minute.
-#[derive(Debug)]
-pub struct Waits {
-    open: Backoff,
-    start: Backoff,
-    dead_letter: Backoff,
-    claim: Backoff,
-    renew: Backoff,
-    reopen: Backoff,
-    confirm: Backoff,
-}
-
-impl Default for Waits {
-    fn default() -> Self {
-        Self {
-            open: Backoff::new("open_failed"),
-            start: Backoff::new("start_failed"),
-            dead_letter: Backoff::new("dead_letter_failed"),
-            claim: Backoff::new("claim_failed"),
-            renew: Backoff::new("renew_failed"),
-            reopen: Backoff::new("reopen_failed"),
-            confirm: Backoff::new("confirm_failed"),
-        }
-    }
-}
-
-impl Waits {
-    /// Failures are reasons not to be ready.
-    fn watched(self, metrics: &Arc<Metrics>) -> Self {
-        let of = |wait: Backoff, dependency| wait.watched(metrics, dependency);
-        Self {
-            open: of(self.open, Dependency::postgresql),
-            start: of(self.start, Dependency::kafka),
-            dead_letter: of(self.dead_letter, Dependency::dead_letter_topic),
-            claim: of(self.claim, Dependency::postgresql),
-            renew: of(self.renew, Dependency::postgresql),
-            reopen: of(self.reopen, Dependency::kafka),
-            confirm: of(self.confirm, Dependency::postgresql),
-        }
-    }
 }
 
 /// The loop's parts.
