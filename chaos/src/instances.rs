@@ -1,6 +1,7 @@
 //! The dispatchers: processes that are started, killed, stopped and started again.
 
 use std::fs::{File, OpenOptions};
+use std::io::{PipeReader, Write as _};
 use std::ops::Range;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
@@ -36,7 +37,12 @@ pub(crate) struct Instances {
 struct Running {
     child: Child,
     since: Instant,
+    /// The other end of a log that nobody reads.
+    _unread: Option<PipeReader>,
 }
+
+/// What is in a log that nobody reads when its writer gets it. Linux keeps 64 KiB.
+const FULL: usize = 60 * 1024;
 
 impl Instances {
     pub(crate) fn new(numbers: Range<usize>, variables: Vec<(String, String)>, evidence: &Arc<Evidence>) -> anyhow::Result<Self> {
@@ -72,7 +78,7 @@ impl Instances {
 
     /// Starts one that is down; with `crash`, it will die at that point.
     pub(crate) fn start(&self, number: usize, crash: Option<&str>) -> anyhow::Result<()> {
-        self.launch(number, |command, log| {
+        self.launch(number, None, |command, log| {
             command.stdout(log);
             if let Some(crash) = crash {
                 command.env("CHAOS_CRASH", crash);
@@ -80,16 +86,17 @@ impl Instances {
         })
     }
 
-    /// Kills one and starts it with a log that nobody reads: its pipe is full as soon as it has said 64 KiB.
+    /// Kills one and starts it with a log that nobody reads, and that is nearly full.
     pub(crate) fn restart_unread(&self, number: usize) -> anyhow::Result<()> {
         self.kill(number)?;
-        // The other end of the pipe stays open as long as the child's handle.
-        self.launch(number, |command, _| _ = command.stdout(Stdio::piped()))?;
+        let (unread, mut log) = std::io::pipe().context("cannot make a pipe")?;
+        log.write_all(&vec![b'\n'; FULL]).context("cannot fill a pipe")?;
+        self.launch(number, Some(unread), |command, _| _ = command.stdout(log))?;
         self.evidence.hit("log full");
         Ok(())
     }
 
-    fn launch(&self, number: usize, prepare: impl FnOnce(&mut Command, File)) -> anyhow::Result<()> {
+    fn launch(&self, number: usize, unread: Option<PipeReader>, prepare: impl FnOnce(&mut Command, File)) -> anyhow::Result<()> {
         let mut slot = self.lock(number);
         anyhow::ensure!(slot.is_none(), "instance {number} runs already");
         let path = self.evidence.folder().join(format!("instance-{number}.log"));
@@ -99,7 +106,7 @@ impl Instances {
         command.env("CHAOS_CLOCK_OFFSET_MS", CLOCKS_MS[number % CLOCKS_MS.len()].to_string());
         prepare(&mut command, log.try_clone()?);
         let child = command.stderr(log).spawn().context("cannot start an instance")?;
-        *slot = Some(Running { child, since: clock::now() });
+        *slot = Some(Running { child, since: clock::now(), _unread: unread });
         Ok(())
     }
 
