@@ -19,6 +19,8 @@ use crate::telemetry::{ALL_STOPPED, NO_PARTITIONS, OPENING, Partitions, Seldom, 
 
 /// How soon an assignment that could not be started is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How soon all is opened again because of a partition that has no leader, and that nobody has read yet.
+const LEADERLESS: Duration = Duration::from_secs(5);
 /// How often we look whether a stopped partition may go on.
 const STOPPED: Duration = Duration::from_secs(30);
 
@@ -45,6 +47,8 @@ struct Started {
     identity: Identity,
     reading: Vec<Reading>,
     stopped: Vec<Stopped>,
+    /// Where they begin is not known yet.
+    leaderless: Vec<i32>,
     /// What the loop is to have stored before it gets records.
     unstored: Vec<Position>,
     since: Instant,
@@ -195,6 +199,15 @@ impl Assignment {
                 for stopped in &positions.stopped {
                     self.alarm(stopped);
                 }
+                if !positions.leaderless.is_empty() && self.seldom.now("partitions_leaderless") {
+                    let partitions = json(&positions.leaderless);
+                    tracing::warn!(
+                        event = "partitions_leaderless",
+                        topic = self.topic,
+                        partitions,
+                        text = "they are begun once they have one"
+                    );
+                }
                 let offsets: Vec<_> = starts.iter().map(|start| (start.partition, start.next_offset)).collect();
                 tracing::info!(event = "partitions_started", partitions = json(&offsets), stopped = positions.stopped.len());
                 self.state = State::Started(started(all, starts, positions, now));
@@ -296,7 +309,15 @@ impl Assignment {
 
     /// Whether stopped partitions should be looked at again.
     pub(super) fn is_due_again(&self, now: Instant) -> bool {
-        matches!(&self.state, State::Started(started) if !started.stopped.is_empty() && now - started.since >= STOPPED)
+        let State::Started(Started { reading, stopped, leaderless, since, .. }) = &self.state else { return false };
+        let after = match (leaderless.is_empty(), reading.is_empty(), stopped.is_empty()) {
+            (true, _, true) => return false,
+            (true, _, false) => STOPPED,
+            // A topic that was made this moment has no leaders for an instant.
+            (false, true, _) => RETRY,
+            (false, false, _) => LEADERLESS,
+        };
+        now - *since >= after
     }
 
     /// Begins anew: the store is asked again from where to read.
@@ -312,7 +333,7 @@ impl Assignment {
 }
 
 fn started(all: Vec<i32>, starts: &[Start], positions: Positions, now: Instant) -> Started {
-    let Positions { identity, starts: found, stopped } = positions;
+    let Positions { identity, starts: found, stopped, leaderless } = positions;
     let start = |partition: i32| starts.iter().find(move |start| start.partition == partition);
     let decided = |partition: i32| start(partition).map(|start| start.decided.clone()).unwrap_or_default();
     let reading = found.iter().map(|position| Reading {
@@ -326,5 +347,5 @@ fn started(all: Vec<i32>, starts: &[Start], positions: Positions, now: Instant) 
     let is_kept = |start: &Start| !(chaos::bug(Bug::LatestReset) && start.next_offset.is_none());
     let is_news = |position: &Position| start(position.partition).is_some_and(|start| is_kept(start) && position.is_news(start));
     let unstored = found.into_iter().filter(|position| is_news(position)).collect();
-    Started { all, identity, reading, stopped, unstored, since: now }
+    Started { all, identity, reading, stopped, leaderless, unstored, since: now }
 }

@@ -4,15 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::TopicPartitionList;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{client_config, create};
+use super::extents;
 use crate::clock;
 use crate::config::KafkaConfig;
 use crate::retry::Backoff;
@@ -83,16 +83,5 @@ fn ends(client: &BaseConsumer<Silent>, topic: &str, partitions: &[i32]) -> Resul
         let has_topic = metadata.topics().first().is_some_and(|found| !found.partitions().is_empty());
         return if has_topic { Ok(Vec::new()) } else { Err(Error::NoTopic(topic.to_owned())) };
     }
-    let mut list = TopicPartitionList::with_capacity(partitions.len());
-    for partition in partitions {
-        list.add_partition_offset(topic, *partition, Offset::End)?;
-    }
-    // All partitions at once: one request for each broker. "The end" as a time gives the next offset of each.
-    let found = client.offsets_for_times(list, TIMEOUT)?;
-    let end = |element: rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
-        element.error()?;
-        Ok(if let Offset::Offset(end) = element.offset() { Some((element.partition(), end)) } else { None })
-    };
-    let ends: KafkaResult<Vec<_>> = found.elements().into_iter().map(end).collect();
-    Ok(ends?.into_iter().flatten().collect())
+    Ok(extents::offsets(client, topic, partitions, Offset::End, TIMEOUT)?.into_iter().collect())
 }

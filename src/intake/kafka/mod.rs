@@ -10,6 +10,7 @@ mod commits;
 mod corrupt;
 mod dead_letter;
 pub mod ends;
+mod extents;
 mod identity;
 pub mod letters_topic;
 mod positions;
@@ -165,3 +166,6 @@ impl Source for KafkaSource {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::Offset;
 
 use super::client::IntakeContext;
+use super::extents::{led, offsets};
 use crate::chaos::{self, Bug};
 use crate::config::OffsetReset;
 use crate::intake::{Difference, Identity, Position, Start, committed_ahead};
@@ -90,6 +91,8 @@ pub(super) struct Positions {
     pub(super) identity: Identity,
     pub(super) starts: Vec<Position>,
     pub(super) stopped: Vec<Stopped>,
+    /// Partitions that nobody has read and that have no leader: where they begin is not known yet.
+    pub(super) leaderless: Vec<i32>,
 }
 
 /// Asks Kafka what it has of each partition.
@@ -113,11 +116,25 @@ pub(super) fn positions(
         all.add_partition(topic, start.partition);
     }
     let committed = consumer.committed_offsets(all, TIMEOUT)?;
+    let all: Vec<i32> = starts.iter().map(|start| start.partition).collect();
+    let led = led(&metadata, &all);
+    let low = offsets(consumer, topic, &led, Offset::Beginning, TIMEOUT)?;
+    let high = offsets(consumer, topic, &led, Offset::End, TIMEOUT)?;
     let mut positions = Positions { identity, ..Positions::default() };
     for start in starts {
-        let (low, high) = consumer.fetch_watermarks(topic, start.partition, TIMEOUT)?;
         let committed = committed_offset(&committed, topic, start.partition)?;
-        match position(start, &positions.identity, Extent { low, high, committed }, reset) {
+        let known = (low.get(&start.partition), high.get(&start.partition));
+        let extent = match known {
+            (Some(low), Some(high)) => Extent { low: *low, high: *high, committed },
+            // Nobody says what Kafka has. Where we know an offset it is read from there once there is a leader, who refuses an offset that it
+            // does not have; then all is asked again.
+            _ if start.next_offset.is_some() || committed.is_some() => Extent { low: 0, high: i64::MAX, committed },
+            _ => {
+                positions.leaderless.push(start.partition);
+                continue;
+            }
+        };
+        match position(start, &positions.identity, extent, reset) {
             Ok(position) => positions.starts.push(position),
             Err(stopped) => positions.stopped.push(stopped),
         }

@@ -24,7 +24,8 @@ fn assert_stalls(dispatcher: Instance, least: u64, most: u64) {
     let (log, took) = (dispatcher.log(), stopwatch());
     let status = dispatcher.ended(60);
     assert_eq!(status.code(), Some(1), "{:?}", log.lines());
-    assert!(took() > Duration::from_secs(least) && took() < Duration::from_secs(most), "{:?}", took());
+    let time = took();
+    assert!(time > Duration::from_secs(least) && time < Duration::from_secs(most), "{time:?} {:#?}", log.lines());
     assert_eq!(log.events("intake_stalled").len(), 1);
 }
 
