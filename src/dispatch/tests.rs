@@ -128,3 +128,47 @@ async fn what_was_claimed_leaves_before_a_stop() {
     assert_eq!(scene.topic.committed(), BTreeMap::from([(0, 2)]));
     assert!(scene.store.publications().values().all(|state| *state == PublicationState::Enqueued), "confirmed");
 }
+
+/// A source that gives one thing.
+struct Breaks(Option<Arrival>);
+
+impl Source for Breaks {
+    type Error = Infallible;
+
+    async fn next(&mut self) -> Arrival {
+        match self.0.take() {
+            Some(arrival) => arrival,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn start(&mut self, _: &[crate::intake::Start]) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    async fn dead_letter(&mut self, _: &[Rejected]) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    async fn commit(&mut self, _: &crate::intake::Offsets) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    async fn reopen(&mut self) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    async fn close(&mut self) {}
+}
+
+#[tokio::test]
+async fn an_intake_that_breaks_off_ends_the_loop_with_an_error() {
+    let broken =
+        [(Arrival::Lost, IntakeFailed::Lost), (Arrival::Stalled, IntakeFailed::Stalled), (Arrival::Fenced, IntakeFailed::Fenced)];
+    for (arrival, failed) in broken {
+        let (_scene, Dispatcher { claims, queue, rules, terms, events, metrics, waits, stop, .. }) = Scene::new();
+        let source = Breaks(Some(arrival));
+        let dispatcher = Dispatcher { source, claims, queue, rules, terms, events, metrics, waits, stop };
+        assert_eq!(dispatcher.run().await, Err(failed));
+    }
+}
