@@ -34,9 +34,11 @@ pub struct ProcessConfig {
 impl ProcessConfig {
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let log_format = reader.choice("LOG_FORMAT", &[("json", LogFormat::Json), ("text", LogFormat::Text)]);
-        let log_level = reader.required("LOG_LEVEL")?;
-        if tracing_subscriber::EnvFilter::try_new(log_level).is_err() {
-            reader.problem("LOG_LEVEL", format!("expected error, warn, info, debug or trace, got {}", shape(log_level)));
+        let stated = reader.required("LOG_LEVEL")?;
+        let log_level = log_filter(stated);
+        if log_level.is_none() {
+            let levels = "error, warn, info, debug or trace (or as Python calls them), or a list such as info,lapin=debug";
+            reader.problem("LOG_LEVEL", format!("expected {levels}, got {}", shape(stated)));
         }
         let log_signals_per_second = reader.number("LOG_SIGNALS_PER_SECOND", 0, 1_000_000);
         let address = reader.required("HTTP_ADDRESS")?;
@@ -49,11 +51,36 @@ impl ProcessConfig {
         let shutdown_grace = reader.seconds("SHUTDOWN_GRACE_SECONDS", 1.0, 3600.0);
         Some(Self {
             log_format: log_format?,
-            log_level: log_level.to_owned(),
+            log_level: log_level?,
             log_signals_per_second: log_signals_per_second?,
             http_address: http_address?,
             stall: Some(stall?).filter(|stall| !stall.is_zero()),
             shutdown_grace: shutdown_grace?,
         })
     }
+}
+
+/// A filter with the levels' names of Rust, where Python's are understood too. `None` if it is none: a word that is no level would count as
+/// a library's name, and all else would fall silent.
+fn log_filter(stated: &str) -> Option<String> {
+    let directive = |text: &str| match text.rsplit_once('=') {
+        Some((target, level)) => Some(format!("{target}={}", level_name(level)?)),
+        // What libraries name by spans and fields is left as it is.
+        None if text.contains(['[', '{']) => Some(text.to_owned()),
+        None => level_name(text).map(str::to_owned),
+    };
+    let filter = stated.split(',').map(|text| directive(text.trim())).collect::<Option<Vec<_>>>()?.join(",");
+    tracing_subscriber::EnvFilter::try_new(&filter).ok().map(|_| filter)
+}
+
+fn level_name(text: &str) -> Option<&'static str> {
+    Some(match text.to_ascii_lowercase().as_str() {
+        "trace" | "notset" => "trace",
+        "debug" => "debug",
+        "info" => "info",
+        "warn" | "warning" => "warn",
+        "error" | "critical" | "fatal" => "error",
+        "off" => "off",
+        _ => return None,
+    })
 }

@@ -192,7 +192,15 @@ mod limits {
         for good in ["warn", "info,trigger_dispatcher=debug"] {
             assert_eq!(read(&[("LOG_LEVEL", good)]).process.log_level, good);
         }
-        assert_eq!(refused(&[("LOG_LEVEL", "info,=,x=loud")]), ["LOG_LEVEL"]);
+        for (python, ours) in
+            [("WARNING", "warn"), ("CRITICAL", "error"), ("FATAL", "error"), ("Info, lapin=WARNING", "info,lapin=warn")]
+        {
+            assert_eq!(read(&[("LOG_LEVEL", python)]).process.log_level, ours);
+        }
+        // A word that is no level would name a library, and errors would fall silent with all else.
+        for bad in ["info,=,x=loud", "verbose", "info,loud", "50"] {
+            assert_eq!(refused(&[("LOG_LEVEL", bad)]), ["LOG_LEVEL"], "{bad}");
+        }
     }
 
     #[test]

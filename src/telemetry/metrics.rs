@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram as Buckets;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::classic::classic;
 use super::gauges::{Figures, Gauges, Partitions};
 use super::health::Health;
 use super::lag::Behind;
@@ -272,7 +273,15 @@ impl Metrics {
         Latency { p50: at(0.5), p99: at(0.99) }
     }
 
-    /// Everything in Prometheus' text format.
+    /// Everything in the classic text format of Prometheus (version 0.0.4).
+    ///
+    /// # Errors
+    /// Formatting fails.
+    pub fn classic_text(&self) -> Result<String, std::fmt::Error> {
+        self.text().map(|text| classic(&text))
+    }
+
+    /// Everything in the text format of OpenMetrics.
     ///
     /// # Errors
     /// Formatting fails.

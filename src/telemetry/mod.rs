@@ -1,5 +1,6 @@
 //! What the service says about itself: log lines and metrics. Must never hold a secret, nor slow the flow.
 
+mod classic;
 mod events;
 mod gauges;
 mod health;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::ACCEPT;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -43,9 +44,16 @@ async fn ready(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
     (status, [("content-type", "application/json")], format!("{answer}\n"))
 }
 
-async fn text(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
-    match metrics.text() {
-        Ok(text) => (StatusCode::OK, [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], text),
+/// OpenMetrics for whoever asks for it, as Prometheus does; the classic text for all others.
+async fn text(State(metrics): State<Arc<Metrics>>, headers: HeaderMap) -> impl IntoResponse {
+    let mut asked = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let (text, kind) = if asked.any(|value| value.contains("application/openmetrics-text")) {
+        (metrics.text(), "application/openmetrics-text; version=1.0.0; charset=utf-8")
+    } else {
+        (metrics.classic_text(), "text/plain; version=0.0.4; charset=utf-8")
+    };
+    match text {
+        Ok(text) => (StatusCode::OK, [("content-type", kind)], text),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain; charset=utf-8")], error.to_string()),
     }
 }

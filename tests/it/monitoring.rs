@@ -19,12 +19,18 @@ fn with_http(setting: &mut Setting) -> String {
     free
 }
 
-/// The status and the body of an answer; nothing while nobody answers.
-fn get(address: &str, path: &str) -> Option<(u16, String)> {
+/// The whole answer; nothing while nobody answers. `header` ends in a line break, if it is not empty.
+fn answer(address: &str, path: &str, header: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n{header}\r\n").ok()?;
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
+/// The status and the body of an answer; nothing while nobody answers.
+fn get(address: &str, path: &str) -> Option<(u16, String)> {
+    let text = answer(address, path, "")?;
     let (head, body) = text.split_once("\r\n\r\n")?;
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
@@ -55,6 +61,22 @@ fn gauge(address: &str, name: &str) -> Option<i64> {
 
 fn wait_for_gauge(address: &str, name: &str, is_right: impl Fn(i64) -> bool) {
     wait_for(&format!("the right {name}"), 60, || gauge(address, name).filter(|value| is_right(*value)));
+}
+
+#[tokio::test]
+async fn metrics_are_classic_text_unless_openmetrics_is_asked_for() {
+    let mut scene = Scene::new(1).await;
+    let address = with_http(&mut scene.setting);
+    let _dispatcher = scene.setting.start();
+    // As Prometheus asks.
+    let accept = "Accept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4\r\n";
+    let newer = answer(&address, "/metrics", accept).unwrap();
+    assert!(newer.contains("content-type: application/openmetrics-text; version=1.0.0") && newer.ends_with("# EOF\n"), "{newer}");
+    for header in ["", "Accept: */*\r\n"] {
+        let classic = answer(&address, "/metrics", header).unwrap();
+        assert!(classic.contains("content-type: text/plain; version=0.0.4") && !classic.contains("# EOF"), "{classic}");
+        assert!(classic.contains("# TYPE trigger_dispatcher_batches_total counter\n"), "{classic}");
+    }
 }
 
 #[tokio::test]
