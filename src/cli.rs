@@ -138,8 +138,17 @@ fn execute(command: Command) -> anyhow::Result<()> {
             runtime.block_on(async { migrate::run(&StoreConfig::read(&environment()?)?, &command).await })
         }
         Command::Run => runtime.block_on(async {
-            let config = configuration()?;
+            let environment = environment()?;
+            let config = Config::read(&environment)?;
             telemetry::start_logs(&config.process)?;
+            for (name, meant) in environment.likely_slips() {
+                tracing::warn!(
+                    event = "variable_unknown",
+                    name,
+                    meant,
+                    text = "this variable is not ours and has no effect: is it misspelt?"
+                );
+            }
             let stop = CancellationToken::new();
             let _signals = supervise::stop_on_signal(stop.clone())?;
             app::run(config, stop).await

@@ -38,10 +38,23 @@ impl Environment {
         Ok(Self(values))
     }
 
+    /// Names that are set, that we do not know, and that look like a slip of the pen: each with the name that was meant.
+    pub fn likely_slips(&self) -> Vec<(&str, &'static str)> {
+        let unknown = self.0.keys().filter(|name| VARIABLES.iter().all(|variable| variable.name != name.as_str()));
+        unknown.filter_map(|name| Some((name.as_str(), meant(name)?))).collect()
+    }
+
     /// Starts a pass over the variables.
     pub fn reader(&self) -> Reader<'_> {
         Reader { values: &self.0, problems: Vec::new() }
     }
+}
+
+/// The variable that a name differs from by a letter, or by two where it is long: the platform has names of its own.
+fn meant(name: &str) -> Option<&'static str> {
+    let most = if name.len() < 12 { 1 } else { 2 };
+    let distances = VARIABLES.iter().map(|variable| (strsim::damerau_levenshtein(name, variable.name), variable.name));
+    distances.min().filter(|(distance, _)| *distance <= most).map(|(_, nearest)| nearest)
 }
 
 /// Which line an error is about.

@@ -204,6 +204,28 @@ mod limits {
     }
 
     #[test]
+    fn a_name_that_is_misspelt_is_told_with_the_one_that_was_meant_and_others_are_left_alone() {
+        let of = |names: &[&str]| {
+            let set: Environment = names.iter().map(|name| ((*name).to_owned(), "x".to_owned())).collect();
+            set.likely_slips().into_iter().map(|(name, meant)| format!("{name} {meant}")).collect::<Vec<_>>()
+        };
+        let misspelt =
+            ["BATCH_SIZ", "KAFKA_CONSUMER_GROPU", "KAFKA_BOOTSTRAP_SERVER", "POSTGRES_PASWORD", "MAX_SIGNAL_AGE_SECOND"];
+        let meant = [
+            "BATCH_SIZ BATCH_SIZE",
+            "KAFKA_BOOTSTRAP_SERVER KAFKA_BOOTSTRAP_SERVERS",
+            "KAFKA_CONSUMER_GROPU KAFKA_CONSUMER_GROUP",
+            "MAX_SIGNAL_AGE_SECOND MAX_SIGNAL_AGE_SECONDS",
+            "POSTGRES_PASWORD POSTGRES_PASSWORD",
+        ];
+        assert_eq!(of(&misspelt), meant);
+        assert_eq!(
+            of(&["BATCH_SIZE", "KAFKA_CONFIG_SASL_USERNAME", "HOME", "REDIS_URL", "POSTGRES_POOL_SIZE", "LOGNAME", "LOG_DIR"]),
+            [""; 0]
+        );
+    }
+
+    #[test]
     fn the_http_address_is_an_address_with_a_port() {
         assert_eq!(read(&[("HTTP_ADDRESS", "[::]:80")]).process.http_address.port(), 80);
         for bad in ["8080", "localhost:8080", ":8080", "127.0.0.1"] {
