@@ -141,7 +141,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
             let environment = environment()?;
             let config = Config::read(&environment)?;
             telemetry::start_logs(&config.process)?;
-            for (name, meant) in environment.likely_slips() {
+            for (name, meant) in environment.likely_typos() {
                 tracing::warn!(
                     event = "variable_unknown",
                     name,

@@ -327,8 +327,9 @@ impl<S: Source, C: Claims> Deciding<S, C> {
                 Verdict::TimedOut => {
                     self.terms.most_slots = narrower(request.wanted.len());
                     if attempts > 1 {
-                        // An attempt whose reply was lost may still be under way. It must not move the offsets past what narrower claims
-                        // decide meanwhile: new epochs refuse it, and us too, so that all is read again.
+                        // PostgreSQL may still run an earlier attempt whose reply was lost. It would count as redelivered what narrower
+                        // claims trigger first, and move the offsets. Opening the partitions gives them a new epoch, so PostgreSQL refuses
+                        // that attempt. It refuses our next claim too, and the batch is read again.
                         let ours: Vec<i32> = pass.batch.offsets.partitions().collect();
                         let Self { claims, waits, stop, .. } = self;
                         until_done(&mut waits.open, stop, async || claims.open(&ours).await).await?;

@@ -38,8 +38,8 @@ impl Environment {
         Ok(Self(values))
     }
 
-    /// Names that are set, that we do not know, and that look like a slip of the pen: each with the name that was meant.
-    pub fn likely_slips(&self) -> Vec<(&str, &'static str)> {
+    /// Variables that are set and unknown to us, and whose name is nearly one of ours (probably a typo): each with that name.
+    pub fn likely_typos(&self) -> Vec<(&str, &'static str)> {
         let unknown = self.0.keys().filter(|name| VARIABLES.iter().all(|variable| variable.name != name.as_str()));
         unknown.filter_map(|name| Some((name.as_str(), meant(name)?))).collect()
     }
@@ -50,7 +50,7 @@ impl Environment {
     }
 }
 
-/// The variable that a name differs from by a letter, or by two where it is long: the platform has names of its own.
+/// The variable of ours whose name differs by one letter, or by two if the name is long. No more: the platform has variables of its own.
 fn meant(name: &str) -> Option<&'static str> {
     let most = if name.len() < 12 { 1 } else { 2 };
     let distances = VARIABLES.iter().map(|variable| (strsim::damerau_levenshtein(name, variable.name), variable.name));

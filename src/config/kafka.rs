@@ -41,7 +41,8 @@ pub struct KafkaConfig {
     pub signal_topic: String,
     /// The consumer group; several instances share one.
     pub consumer_group: String,
-    /// This instance's name in the group: who comes back with the same name soon gets its partitions again, and nobody else notices.
+    /// This instance's name in the consumer group (static membership). Restarted within the session, it gets its partitions back without a
+    /// rebalance.
     pub group_instance_id: Option<String>,
     /// Where an unread partition starts.
     pub auto_offset_reset: OffsetReset,

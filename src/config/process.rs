@@ -60,8 +60,8 @@ impl ProcessConfig {
     }
 }
 
-/// A filter with the levels' names of Rust, where Python's are understood too. `None` if it is none: a word that is no level would count as
-/// a library's name, and all else would fall silent.
+/// Translates `LOG_LEVEL` to a filter; Python's names of levels are understood. `None` if a word is no level: `EnvFilter` would take it for
+/// the name of a library, and log nothing of the others, not even errors.
 fn log_filter(stated: &str) -> Option<String> {
     let directive = |text: &str| match text.rsplit_once('=') {
         Some((target, level)) => Some(format!("{target}={}", level_name(level)?)),

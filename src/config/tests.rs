@@ -207,7 +207,7 @@ mod limits {
     fn a_name_that_is_misspelt_is_told_with_the_one_that_was_meant_and_others_are_left_alone() {
         let of = |names: &[&str]| {
             let set: Environment = names.iter().map(|name| ((*name).to_owned(), "x".to_owned())).collect();
-            set.likely_slips().into_iter().map(|(name, meant)| format!("{name} {meant}")).collect::<Vec<_>>()
+            set.likely_typos().into_iter().map(|(name, meant)| format!("{name} {meant}")).collect::<Vec<_>>()
         };
         let misspelt =
             ["BATCH_SIZ", "KAFKA_CONSUMER_GROPU", "KAFKA_BOOTSTRAP_SERVER", "POSTGRES_PASWORD", "MAX_SIGNAL_AGE_SECOND"];

@@ -36,7 +36,7 @@ pub const VARIABLES: &[Variable] = &[
     variable("CELERY_BROKER_URL", None, "URL, secret", "redis://, rediss://, redis+socket://, amqp:// or amqps://. Required"),
     variable("CELERY_RESULT_BACKEND", None, "URL, secret", "a Redis URL tells when a task is over; any other is not read"),
 
-    variable("KAFKA_GROUP_INSTANCE_ID", None, "name", "an instance that is back under its name within the session (6 s) gets its partitions again at once, and no other notices: each instance has its own; the pod's name in a Kubernetes StatefulSet when not set"),
+    variable("KAFKA_GROUP_INSTANCE_ID", None, "name", "this instance's name in the consumer group, another one for each instance: restarted within the session (6 s), it gets its partitions back without a rebalance. The pod's name in a Kubernetes StatefulSet when not set"),
     variable("KAFKA_AUTO_OFFSET_RESET", Some("earliest"), "earliest|latest", "where a partition starts that nobody has read"),
     variable("KAFKA_DEAD_LETTER_TOPIC", None, "topic", "where bad records go; <signal topic>.dead-letter when not set"),
     variable("MAX_SIGNAL_AGE_SECONDS", Some("86400"), "seconds, 0 = no limit", "records older than this are counted as stale"),

@@ -153,7 +153,7 @@ impl Batch {
 
     fn reject(&mut self, record: &Record<'_>, reason: Reason) {
         self.offsets.record_invalid(record.partition);
-        let rejected = Rejected {
+        self.keep(Rejected {
             reason,
             partition: record.partition,
             offset: record.offset,
@@ -161,7 +161,10 @@ impl Batch {
             key: record.key.map(<[u8]>::to_vec),
             payload: record.payload.map(<[u8]>::to_vec),
             headers: (record.headers)(),
-        };
+        });
+    }
+
+    fn keep(&mut self, rejected: Rejected) {
         self.rejected_bytes += rejected.bytes();
         self.rejected.push(rejected);
     }
@@ -220,14 +223,13 @@ impl Batch {
     /// only Kafka knows, its key and headers, is not told again.
     pub fn refuse(&mut self, positions: &BTreeSet<u32>, reason: Reason) -> &[Rejected] {
         let before = self.rejected.len();
-        for signal in positions.iter().map(|position| &self.signals[*position as usize]) {
-            self.offsets.record_invalid(signal.partition);
+        for position in positions {
+            let signal = &self.signals[*position as usize];
             let payload = self.text(signal.payload).as_bytes().to_vec();
             let (partition, offset, time_ms) = (signal.partition, signal.offset, signal.record_time_ms);
             let (key, payload, headers) = (None, Some(payload), Vec::new());
-            let rejected = Rejected { reason, partition, offset, time_ms, key, payload, headers };
-            self.rejected_bytes += rejected.bytes();
-            self.rejected.push(rejected);
+            self.offsets.record_invalid(partition);
+            self.keep(Rejected { reason, partition, offset, time_ms, key, payload, headers });
         }
         let mut position = 0;
         self.signals.retain(|_| {

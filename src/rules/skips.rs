@@ -40,11 +40,6 @@ impl Skips {
     pub(super) fn contains(&self, skip: Skip) -> bool {
         !self.skips.is_empty() && self.skips.contains(&Skip { signal: first(&self.first_of, skip.signal), ..skip })
     }
-
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.skips.clear();
-    }
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ pub struct Texts<'a> {
     said: HashMap<u32, Said<'a>, foldhash::fast::RandomState>,
     /// The pieces of what mentions say, by their positions in the batch.
     mentions: HashMap<u32, Mention, foldhash::fast::RandomState>,
-    /// Of those that are told behind others: the pieces of their ticker and their entry, each with the comma before it.
+    /// For each mention that is not the first one of a task: the pieces of its ticker and of its entry, each with a comma in front.
     further: HashMap<u32, (u32, u32), foldhash::fast::RandomState>,
     pieces: Pieces,
     /// The list that ends arguments without a signal context.
@@ -125,7 +125,7 @@ struct Said<'a> {
     beginning: u32,
     /// The piece after its `signals`: the signal's own object, and the end of the arguments.
     end: u32,
-    /// Of a signal with a single mention: that one, and the list with all that is said to whom no other signal has joined.
+    /// If the signal has one mention: that mention, and the list with the whole context for candidates that no other signal joined.
     single: Option<(Mention, List)>,
 }
 
@@ -262,7 +262,7 @@ impl<'a> Texts<'a> {
         self.pieces.list(numbers)
     }
 
-    /// A mention that is told behind others, written at most once: its ticker and its entry.
+    /// The pieces of a mention that is not the first one of a task: its ticker and its entry, each with a comma in front.
     fn further(&mut self, position: u32) -> (u32, u32) {
         if let Some(pieces) = self.further.get(&position) {
             return *pieces;
@@ -290,7 +290,7 @@ impl<'a> Said<'a> {
             time = text.value(&timestamp(details.timestamp, signal.record_time_ms));
             text.raw(r#","tickers":["#);
         });
-        // Written in the order in which it is told, so that all of it is one piece.
+        // Written between the beginning and the end, so that the three together are one piece.
         let single = (batch.mentions(signal).len() == 1).then(|| {
             let reasoning = details.reasoning.first().copied().flatten();
             Mention::new(batch, signal.first_mention, reasoning, (&id, &time), pieces)

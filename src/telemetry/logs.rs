@@ -18,7 +18,7 @@ use crate::clock;
 use crate::config::{LogFormat, ProcessConfig};
 
 /// Fields whose text is a JSON list: `tracing` itself knows no lists.
-const LISTS: [&str; 6] = ["tickers", "matched_tickers", "partitions", "assigned", "notifying", "silent"];
+const LISTS: [&str; 4] = ["tickers", "matched_tickers", "partitions", "assigned"];
 
 /// How long the end of the process waits for whoever reads its log.
 const LAST_LINES: Duration = Duration::from_millis(500);

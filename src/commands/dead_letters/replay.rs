@@ -12,12 +12,9 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use super::{KAFKA_TIMEOUT, OURS, header};
 use crate::clock;
 use crate::config::ReplayConfig;
-use crate::intake::kafka::client_config;
+use crate::intake::kafka::{PARTIAL, client_config};
 use crate::intake::{ID_HEADER, TIME_HEADER};
 use crate::tasks::id_of_place;
-
-/// Each of these headers says that the letter holds only a part of its record.
-const PARTIAL: [&str; 3] = ["dead-letter-truncated-from", "dead-letter-without-key-of", "dead-letter-without-headers"];
 
 /// Sends dead letters again, and counts.
 pub(super) struct Replay {

@@ -19,7 +19,7 @@ use crate::telemetry::{ALL_STOPPED, NO_PARTITIONS, OPENING, Partitions, Seldom, 
 
 /// How soon an assignment that could not be started is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// How soon all is opened again because of a partition that has no leader, and that nobody has read yet.
+/// How soon we look again for the leader of a partition that nobody has read yet. All partitions are opened again then.
 const LEADERLESS: Duration = Duration::from_secs(5);
 /// How often we look whether a stopped partition may go on.
 const STOPPED: Duration = Duration::from_secs(30);
@@ -205,7 +205,7 @@ impl Assignment {
                         event = "partitions_leaderless",
                         topic = self.topic,
                         partitions,
-                        text = "they are begun once they have one"
+                        text = "Kafka has no leader for these partitions, and nobody has read them before: they are read once Kafka has elected one"
                     );
                 }
                 let offsets: Vec<_> = starts.iter().map(|start| (start.partition, start.next_offset)).collect();

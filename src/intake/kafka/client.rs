@@ -176,6 +176,17 @@ impl ConsumerContext for IntakeContext {
     }
 }
 
+/// The context of clients beside the intake's. They log nothing: the intake's own client meets the same faults and logs them.
+pub(super) struct Silent;
+
+impl ClientContext for Silent {
+    fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
+
+    fn error(&self, _error: KafkaError, _reason: &str) {}
+}
+
+impl ConsumerContext for Silent {}
+
 /// librdkafka's own log lines: each facility at most once a minute, whichever client speaks.
 pub(super) fn log(seldom: &Seldom, level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {

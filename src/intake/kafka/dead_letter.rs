@@ -26,6 +26,13 @@ const NOTHING: usize = 0;
 const SLICE: usize = 256;
 const SLICE_BYTES: usize = 8 * 1024 * 1024;
 
+/// Headers of a letter that holds only a part of its record.
+const TRUNCATED_FROM: &str = "dead-letter-truncated-from";
+const WITHOUT_KEY_OF: &str = "dead-letter-without-key-of";
+const WITHOUT_HEADERS: &str = "dead-letter-without-headers";
+/// All of them. Such a letter must not be sent to the signal topic again.
+pub(crate) const PARTIAL: [&str; 3] = [TRUNCATED_FROM, WITHOUT_KEY_OF, WITHOUT_HEADERS];
+
 pub(super) struct DeadLetters {
     producer: FutureProducer<LogContext>,
     config: ClientConfig,
@@ -126,13 +133,13 @@ impl DeadLetters {
             ("dead-letter-version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
         if kept.map(<[u8]>::len) != payload.map(<[u8]>::len) {
-            ours.push(("dead-letter-truncated-from", payload.map_or(0, <[u8]>::len).to_string()));
+            ours.push((TRUNCATED_FROM, payload.map_or(0, <[u8]>::len).to_string()));
         }
         if let (Some(left_out), None) = (&rejected.key, key) {
-            ours.push(("dead-letter-without-key-of", left_out.len().to_string()));
+            ours.push((WITHOUT_KEY_OF, left_out.len().to_string()));
         }
         if !keeps_headers {
-            ours.push(("dead-letter-without-headers", rejected.headers.len().to_string()));
+            ours.push((WITHOUT_HEADERS, rejected.headers.len().to_string()));
         }
         let mut headers = OwnedHeaders::new();
         for (name, value) in rejected.headers.iter().filter(|_| keeps_headers) {

@@ -4,14 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::Offset;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{client_config, create};
+use super::client::{Silent, client_config, create};
 use super::extents;
 use crate::clock;
 use crate::config::KafkaConfig;
@@ -23,17 +21,6 @@ use crate::telemetry::{Dependency, Lag, Metrics};
 const INTERVAL: Duration = Duration::from_secs(5);
 /// How long Kafka may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(4);
-
-/// The intake's own client has a log line for whatever is wrong.
-struct Silent;
-
-impl ClientContext for Silent {
-    fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
-
-    fn error(&self, _error: KafkaError, _reason: &str) {}
-}
-
-impl ConsumerContext for Silent {}
 
 /// What Kafka does not have.
 #[derive(Debug, thiserror::Error)]
@@ -80,8 +67,7 @@ pub async fn watch(kafka: KafkaConfig, metrics: Arc<Metrics>, stop: Cancellation
 fn ends(client: &BaseConsumer<Silent>, topic: &str, partitions: &[i32]) -> Result<Vec<(i32, i64)>, Error> {
     if partitions.is_empty() {
         let metadata = client.fetch_metadata(Some(topic), TIMEOUT)?;
-        let has_topic = metadata.topics().first().is_some_and(|found| !found.partitions().is_empty());
-        return if has_topic { Ok(Vec::new()) } else { Err(Error::NoTopic(topic.to_owned())) };
+        return if extents::has_topic(&metadata) { Ok(Vec::new()) } else { Err(Error::NoTopic(topic.to_owned())) };
     }
     Ok(extents::offsets(client, topic, partitions, Offset::End, TIMEOUT)?.into_iter().collect())
 }

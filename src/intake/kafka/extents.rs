@@ -1,5 +1,4 @@
-//! What Kafka has of each partition: one question to each broker, however many partitions there are. A partition without a leader holds up no
-//! other. Blocks.
+//! Asks Kafka for the topic and for the offsets of its partitions: one request to each broker, however many partitions there are. Blocks.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,6 +8,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaResult;
 use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::topic_partition_list::Offset;
+
+/// Whether there is the topic that the metadata was asked about.
+pub(super) fn has_topic(metadata: &Metadata) -> bool {
+    metadata.topics().first().is_some_and(|topic| !topic.partitions().is_empty())
+}
 
 /// Those of the partitions that have a leader, who can be asked.
 pub(super) fn led(metadata: &Metadata, partitions: &[i32]) -> Vec<i32> {

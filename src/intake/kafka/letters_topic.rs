@@ -1,15 +1,14 @@
-//! The dead-letter topic: it is made where it is missing and we may, and an instance without one says so and is not ready.
+//! Creates the dead-letter topic if it is missing and Kafka allows that. While there is none, the instance logs it and is not ready.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio_util::sync::CancellationToken;
 
-use super::client::{client_config, create};
+use super::client::{Silent, client_config, create};
+use super::extents::has_topic;
 use crate::config::KafkaConfig;
 use crate::retry::Backoff;
 use crate::supervise::aside;
@@ -21,15 +20,6 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const INTERVAL: Duration = Duration::from_secs(60);
 /// As many copies as the broker makes by default.
 const BROKERS_DEFAULT: TopicReplication<'_> = TopicReplication::Fixed(-1);
-
-/// The intake's own client has a log line for whatever is wrong with Kafka.
-struct Silent;
-
-impl ClientContext for Silent {
-    fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
-
-    fn error(&self, _error: KafkaError, _reason: &str) {}
-}
 
 /// Why there is no dead-letter topic.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +59,7 @@ async fn ensure(client: &Arc<AdminClient<Silent>>, topic: &str, stop: &Cancellat
         () = stop.cancelled() => return Ok(()),
         metadata = metadata => metadata?,
     };
-    if metadata.topics().first().is_some_and(|found| !found.partitions().is_empty()) {
+    if has_topic(&metadata) {
         return Ok(());
     }
     let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));

@@ -35,6 +35,7 @@ use crate::telemetry::Metrics;
 
 pub use self::client::client_config;
 pub use self::corrupt::is_corrupt;
+pub(crate) use self::dead_letter::PARTIAL;
 pub(crate) use self::positions::committed_offset;
 
 /// What went wrong with Kafka.

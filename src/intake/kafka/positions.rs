@@ -111,13 +111,13 @@ pub(super) fn positions(
     };
     let consumer = consumer.consumer();
     let identity = Identity { cluster_id: consumer.client().fetch_cluster_id(TIMEOUT), topic_id };
-    let mut all = TopicPartitionList::with_capacity(starts.len());
-    for start in starts {
-        all.add_partition(topic, start.partition);
+    let partitions: Vec<i32> = starts.iter().map(|start| start.partition).collect();
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in &partitions {
+        list.add_partition(topic, *partition);
     }
-    let committed = consumer.committed_offsets(all, TIMEOUT)?;
-    let all: Vec<i32> = starts.iter().map(|start| start.partition).collect();
-    let led = led(&metadata, &all);
+    let committed = consumer.committed_offsets(list, TIMEOUT)?;
+    let led = led(&metadata, &partitions);
     let low = offsets(consumer, topic, &led, Offset::Beginning, TIMEOUT)?;
     let high = offsets(consumer, topic, &led, Offset::End, TIMEOUT)?;
     let mut positions = Positions { identity, ..Positions::default() };
@@ -126,8 +126,8 @@ pub(super) fn positions(
         let known = (low.get(&start.partition), high.get(&start.partition));
         let extent = match known {
             (Some(low), Some(high)) => Extent { low: *low, high: *high, committed },
-            // Nobody says what Kafka has. Where we know an offset it is read from there once there is a leader, who refuses an offset that it
-            // does not have; then all is asked again.
+            // The partition has no leader that could tell. If we know its offset, we assign it there. Once it has a leader, the leader
+            // refuses an offset that it does not have, and the positions are resolved anew.
             _ if start.next_offset.is_some() || committed.is_some() => Extent { low: 0, high: i64::MAX, committed },
             _ => {
                 positions.leaderless.push(start.partition);

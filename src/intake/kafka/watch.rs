@@ -13,6 +13,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::assignment::Reading;
 use super::client::IntakeContext;
+use super::extents::has_topic;
 
 /// How long Kafka may take to tell a partition's end.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -116,8 +117,7 @@ impl StallWatch {
         }
         self.last_look = now;
         if self.revoked_since.is_some() {
-            let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT);
-            let answers = metadata.is_ok_and(|found| found.topics().first().is_some_and(|found| !found.partitions().is_empty()));
+            let answers = consumer.fetch_metadata(Some(topic), TIMEOUT).is_ok_and(|metadata| has_topic(&metadata));
             return self.judge_silence(answers, now, limit);
         }
         let look = Look {

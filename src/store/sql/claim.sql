@@ -90,7 +90,7 @@ ledger as (
         -- Slots share most of their texts. Bytes, for PostgreSQL would count the characters of a text from its beginning each time.
         (t.head || convert_from(
             case when t.first_piece = t.last_piece then substring($34::bytea from ($35::int[])[t.first_piece] for ($36::int[])[t.first_piece])
-                -- The numbers come in their order, and sorting them again would cost a third of it.
+                -- generate_series gives the numbers in order. `order by` in string_agg would sort them once more for each slot.
                 else coalesce((
                     select string_agg(substring($34::bytea from ($35::int[])[n] for ($36::int[])[n]), '')
                     from (select generate_series(t.first_piece, t.last_piece) as n) numbers
