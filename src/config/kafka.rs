@@ -57,7 +57,7 @@ impl KafkaConfig {
         let bootstrap_servers = reader.required("KAFKA_BOOTSTRAP_SERVERS");
         let signal_topic = topic(reader, "KAFKA_SIGNAL_TOPIC");
         let consumer_group = reader.required("KAFKA_CONSUMER_GROUP");
-        let group_instance_id = reader.optional("KAFKA_GROUP_INSTANCE_ID").or(reader.stateful_pod()).map(str::to_owned);
+        let group_instance_id = reader.optional("KAFKA_GROUP_INSTANCE_ID");
         let auto_offset_reset =
             reader.choice("KAFKA_AUTO_OFFSET_RESET", &[("earliest", OffsetReset::Earliest), ("latest", OffsetReset::Latest)]);
         let dead_letter_topic = match reader.optional("KAFKA_DEAD_LETTER_TOPIC") {
@@ -81,11 +81,14 @@ impl KafkaConfig {
             }
             properties.push((property, SecretString::from(without_line_end(value))));
         }
+        // Librdkafka's own name for it counts too: what the operator says outweighs what we guess.
+        let is_named = properties.iter().any(|(property, _)| property == "group.instance.id");
+        let group_instance_id = group_instance_id.or_else(|| reader.stateful_pod().filter(|_| !is_named));
         Some(Self {
             bootstrap_servers: bootstrap_servers?.to_owned(),
             signal_topic: signal_topic?,
             consumer_group: consumer_group?.to_owned(),
-            group_instance_id,
+            group_instance_id: group_instance_id.map(str::to_owned),
             auto_offset_reset: auto_offset_reset?,
             dead_letter_topic: dead_letter_topic?,
             properties,

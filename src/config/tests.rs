@@ -185,6 +185,8 @@ mod limits {
         assert_eq!(name(&[("HOSTNAME", "dispatcher-0")]), None);
         let given = [("KAFKA_GROUP_INSTANCE_ID", "mine"), kubernetes, ("HOSTNAME", "dispatcher-0")];
         assert_eq!(name(&given).as_deref(), Some("mine"));
+        let given = [("KAFKA_CONFIG_GROUP_INSTANCE_ID", "mine"), kubernetes, ("HOSTNAME", "dispatcher-0")];
+        assert_eq!(name(&given), None, "the pod's name would outweigh it");
     }
 
     #[test]
